@@ -1,0 +1,2 @@
+//! minke
+fn main() {}
