@@ -3,8 +3,21 @@
 //! Owns dtypes, shapes, batches, `trait Device` and the executable specification of every operation.
 //! Must not contain threads, files, SIMD, `unsafe` or serde.
 
+pub mod batch;
+pub mod device;
 pub mod format;
 pub mod matrix;
+mod reference;
+pub mod rope;
+pub mod route;
 
+pub use batch::{Batch, SeqSpan};
+pub use device::{
+    AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
+    HeadWeights, NormLayout, RowFormat,
+};
 pub use format::WeightFormat;
 pub use matrix::{BlockScales, WeightMatrix};
+pub use reference::Reference;
+pub use rope::{RopePairing, RopeScaling, RopeTable};
+pub use route::{RouterSpec, Scoring, Selection};
