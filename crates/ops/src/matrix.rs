@@ -113,8 +113,9 @@ impl WeightMatrix {
     /// Pairs `bytes` with a shape.
     ///
     /// # Shapes   bytes [rows · format.row_bytes(cols)] · scales as in [`BlockScales`]
-    /// # Errors   if a row is not a whole number of blocks, if the byte count is not that of the shape, or if scales are
-    ///            missing for F8_E4M3, given for another format, or do not cover the matrix
+    /// # Errors
+    /// If a row is not a whole number of blocks, if the byte count is not that of the shape, or if scales are
+    /// missing for F8_E4M3, given for another format, or do not cover the matrix
     pub fn new(
         format: WeightFormat,
         rows: usize,
