@@ -1,0 +1,256 @@
+//! What a tokenizer is, in plain data, whatever file it came from. Owns the checks that every source must pass
+//! before a vocabulary reaches the BPE library, whose own constructors assume a well-made file. Must not parse files.
+
+use std::collections::{HashMap, HashSet};
+
+use super::bytes;
+use crate::error::{TokenizerError, excerpt};
+
+/// Most ids a vocabulary may span. The largest of the family has 152,064; others reach 262,144.
+pub(crate) const MAX_IDS: usize = 1 << 20;
+/// Most bytes one token may have. Real ones stay under 600.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Most bytes of all added tokens together; they become an automaton several times this size.
+const MAX_ADDED_BYTES: usize = 1 << 20;
+/// Most merges. Llama 3 has 280,147.
+const MAX_MERGES: usize = 4 << 20;
+/// The library keeps the pairs among its 512 hottest symbols in a table indexed by 16 bits.
+const HOT_SYMBOLS: u32 = 512;
+const MAX_HOT_PAIRS: usize = 65_000;
+/// Most bytes of pre-tokenizer patterns, and how deep they may nest: both bound the regex compiler.
+const MAX_PATTERN_BYTES: usize = 8 * 1024;
+const MAX_PATTERN_DEPTH: usize = 32;
+const MAX_STEPS: usize = 16;
+
+/// A token matched literally in template text, before any splitting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddedToken {
+    pub(crate) id: u32,
+    pub(crate) content: String,
+    /// Left out by a decode that skips special tokens.
+    pub(crate) special: bool,
+    /// Matched after the others, in text that has been normalised.
+    pub(crate) normalized: bool,
+}
+
+/// What happens to the text before it is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Normalizer {
+    Identity,
+    /// Unicode normalisation form C.
+    Nfc,
+}
+
+/// What a split does with its matches, in the words of tokenizer.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub(crate) enum Behavior {
+    Removed,
+    Isolated,
+    MergedWithPrevious,
+    MergedWithNext,
+    Contiguous,
+}
+
+/// One pass of the pre-tokenizer; each runs on the pieces of the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Regex { pattern: String, behavior: Behavior, invert: bool },
+    Literal { text: String, behavior: Behavior, invert: bool },
+    Digits { individual: bool },
+}
+
+/// A byte-level BPE tokenizer.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Tokens in the byte-level spelling, without the added ones.
+    pub(crate) vocab: HashMap<String, u32>,
+    /// Pairs in rank order, in the byte-level spelling.
+    pub(crate) merges: Vec<(String, String)>,
+    pub(crate) added: Vec<AddedToken>,
+    pub(crate) normalizer: Normalizer,
+    pub(crate) steps: Vec<Step>,
+    /// A piece that is itself a token is that token, whatever its merges say (Llama 3).
+    pub(crate) ignore_merges: bool,
+}
+
+impl Spec {
+    /// Checks the whole and moves the added tokens out of the vocabulary.
+    ///
+    /// After this, no sequence of merges and no `ignore_merges` shortcut can yield an added token's id.
+    ///
+    /// # Errors
+    /// Ids or contents that contradict each other, merges that name absent tokens, sizes over the limits.
+    pub(crate) fn check(&mut self) -> Result<(), TokenizerError> {
+        self.added.retain(|token| !token.content.is_empty());
+        self.check_sizes()?;
+        self.check_patterns()?;
+        self.check_ids()?;
+        self.check_merges()?;
+        self.check_hot_pairs()
+    }
+
+    /// One more than the highest id.
+    pub(crate) fn n_ids(&self) -> usize {
+        let highest = self.vocab.values().copied().chain(self.added.iter().map(|token| token.id)).max();
+        highest.map_or(0, |id| id as usize + 1)
+    }
+
+    fn check_sizes(&self) -> Result<(), TokenizerError> {
+        limit("merges", self.merges.len(), MAX_MERGES)?;
+        limit("highest token id", self.n_ids(), MAX_IDS)?;
+        let longest = self.vocab.keys().map(String::len).max().unwrap_or(0);
+        limit("length of a token in bytes", longest, MAX_TOKEN_BYTES)?;
+        let added = self.added.iter().map(|token| token.content.len()).sum();
+        limit("length of all added tokens in bytes", added, MAX_ADDED_BYTES)
+    }
+
+    fn check_patterns(&self) -> Result<(), TokenizerError> {
+        limit("pre-tokenizer steps", self.steps.len(), MAX_STEPS)?;
+        for step in &self.steps {
+            let (Step::Regex { pattern: text, .. } | Step::Literal { text, .. }) = step else { continue };
+            limit("length of a pre-tokenizer pattern in bytes", text.len(), MAX_PATTERN_BYTES)?;
+            limit("nesting of a pre-tokenizer pattern", nesting(text), MAX_PATTERN_DEPTH)?;
+            if text.is_empty() {
+                return Err(TokenizerError::Invalid {
+                    field: "pre_tokenizer.pattern".into(),
+                    problem: "expected a pattern, found the empty string".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ids(&mut self) -> Result<(), TokenizerError> {
+        let mut contents = HashSet::with_capacity(self.added.len());
+        for token in &self.added {
+            if !contents.insert(token.content.as_str()) {
+                return Err(TokenizerError::Invalid {
+                    field: "added_tokens".into(),
+                    problem: format!("{:?} is there twice", excerpt(&token.content)),
+                });
+            }
+            let in_vocab = self.vocab.get(&token.content);
+            if let Some(id) = in_vocab.filter(|&&id| id != token.id) {
+                let text = excerpt(&token.content);
+                return Err(TokenizerError::Invalid {
+                    field: "added_tokens".into(),
+                    problem: format!("{text:?} has id {} here and id {id} in the vocabulary", token.id),
+                });
+            }
+        }
+        self.vocab.retain(|text, _| !contents.contains(text.as_str()));
+
+        let added = self.added.iter().map(|token| (token.id, token.content.as_str()));
+        let mut by_id: Vec<(u32, &str)> =
+            self.vocab.iter().map(|(text, &id)| (id, text.as_str())).chain(added).collect();
+        by_id.sort_unstable();
+        match by_id.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            None => Ok(()),
+            Some(pair) => Err(TokenizerError::Invalid {
+                field: "vocabulary".into(),
+                problem: format!(
+                    "id {} belongs to both {:?} and {:?}",
+                    pair[0].0,
+                    excerpt(pair[0].1),
+                    excerpt(pair[1].1)
+                ),
+            }),
+        }
+    }
+
+    /// Every merge must join two tokens into a third, none of them added: otherwise plain text could spell one.
+    fn check_merges(&mut self) -> Result<(), TokenizerError> {
+        let added: HashSet<&str> = self.added.iter().map(|token| token.content.as_str()).collect();
+        let mut joined = String::new();
+        let mut problem = None;
+        let vocab = &self.vocab;
+        let mut rank = 0usize;
+        self.merges.retain(|(left, right)| {
+            let at = rank;
+            rank += 1;
+            joined.clear();
+            joined.push_str(left);
+            joined.push_str(right);
+            if added.contains(joined.as_str()) {
+                problem.get_or_insert_with(|| (at, format!("makes the added token {:?}", excerpt(&joined))));
+            }
+            // An added token never comes out of the merges, so a merge that starts from one is dead.
+            if added.contains(left.as_str()) || added.contains(right.as_str()) {
+                return false;
+            }
+            if left.is_empty() || right.is_empty() {
+                problem.get_or_insert((at, "has an empty side".into()));
+            }
+            for side in [left.as_str(), right.as_str(), joined.as_str()] {
+                if !vocab.contains_key(side) {
+                    problem.get_or_insert_with(|| (at, format!("needs {:?}, not in the vocabulary", excerpt(side))));
+                }
+            }
+            true
+        });
+        for byte in 0..=255 {
+            let spelling = bytes::char_of(byte).to_string();
+            if added.contains(spelling.as_str()) {
+                problem.get_or_insert((0, format!("the added token {spelling:?} is the spelling of a byte")));
+            }
+        }
+        match problem {
+            None => Ok(()),
+            Some((rank, problem)) => Err(TokenizerError::Invalid { field: format!("model.merges[{rank}]"), problem }),
+        }
+    }
+
+    /// Drops the tokens that BPE cannot yield: spellings outside the byte alphabet, and those that are neither a
+    /// byte nor a merge's product (unless `ignore_merges` reaches them). The library would match some of them.
+    pub(crate) fn drop_unreachable(&mut self) {
+        self.merges.retain(|(left, right)| in_alphabet(left) && in_alphabet(right));
+        let ignore_merges = self.ignore_merges;
+        let products: HashSet<String> = self.merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
+        self.vocab.retain(|text, _| {
+            in_alphabet(text) && (ignore_merges || products.contains(text) || text.chars().nth(1).is_none())
+        });
+    }
+
+    /// Counts the pairs among the library's hot symbols, numbered as it numbers them: first what no merge makes,
+    /// by id, then products by rank.
+    fn check_hot_pairs(&self) -> Result<(), TokenizerError> {
+        let mut first_rank: HashMap<u32, usize> = HashMap::new();
+        for (rank, (left, right)) in self.merges.iter().enumerate() {
+            if let Some(&product) = self.vocab.get(&format!("{left}{right}")) {
+                first_rank.entry(product).or_insert(rank);
+            }
+        }
+        let mut order: Vec<(usize, u32)> =
+            (self.vocab.values()).map(|&id| (first_rank.get(&id).map_or(0, |rank| rank + 1), id)).collect();
+        order.sort_unstable();
+        let hot: HashSet<u32> = order.iter().take(HOT_SYMBOLS as usize).map(|&(_, id)| id).collect();
+        let is_hot = |text: &str| self.vocab.get(text).is_some_and(|id| hot.contains(id));
+        let n_hot = self.merges.iter().filter(|(left, right)| is_hot(left) && is_hot(right)).count();
+        limit("merges among the 512 first symbols", n_hot, MAX_HOT_PAIRS)
+    }
+}
+
+fn in_alphabet(text: &str) -> bool {
+    text.chars().all(|c| bytes::byte_of(c).is_some())
+}
+
+/// How deep the parentheses and brackets of a pattern nest, counting every opening as one deeper at worst.
+fn nesting(pattern: &str) -> usize {
+    let mut depth = 0usize;
+    let mut deepest = 0;
+    for c in pattern.chars() {
+        match c {
+            '(' | '[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            ')' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn limit(field: &str, found: usize, limit: usize) -> Result<(), TokenizerError> {
+    if found <= limit { Ok(()) } else { Err(TokenizerError::TooLarge { field: field.into(), found, limit }) }
+}
