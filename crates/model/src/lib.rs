@@ -1,1 +1,20 @@
-//! model
+//! The models: from a checkpoint's config to a forward pass that reads like the paper.
+//!
+//! Owns Config, the weight plan, loading, the forward pass, the cache and the counts derived from the plan.
+//! Must not know requests, schedules or threads. Once a model is loaded nothing here can fail.
+
+mod cache;
+pub mod config;
+pub mod counts;
+mod forward;
+mod load;
+pub mod plan;
+pub mod weights;
+mod workspace;
+
+pub use cache::{Cache, KvCache, LatentCache, cache_spec};
+pub use config::{Config, ConfigError};
+pub use forward::{Form, forward, forward_mtp};
+pub use load::{LoadError, drop_absent_mtp, load};
+pub use weights::Model;
+pub use workspace::{Workspace, workspace_bytes};

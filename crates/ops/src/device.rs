@@ -220,37 +220,44 @@ pub trait Device: Send + Sync {
 
     /// Makes a matrix usable by this device, without copying where the device reads the file's memory.
     ///
-    /// # Errors   the device is out of memory
+    /// # Errors
+    /// the device is out of memory
     fn upload(&self, weight: &WeightMatrix) -> Result<Self::Weight, DeviceError>;
 
     /// A zeroed buffer of `len` values.
     ///
-    /// # Errors   the device is out of memory
+    /// # Errors
+    /// the device is out of memory
     fn alloc(&self, len: usize) -> Result<Self::Buffer, DeviceError>;
 
     /// Room for the routes of `n_tokens` tokens with `top_k` experts each.
     ///
-    /// # Errors   the device is out of memory
+    /// # Errors
+    /// the device is out of memory
     fn alloc_routes(&self, n_tokens: usize, top_k: usize) -> Result<Self::Routes, DeviceError>;
 
     /// A cache whose rows are zero.
     ///
-    /// # Errors   the device is out of memory
+    /// # Errors
+    /// the device is out of memory
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Self::Cache, DeviceError>;
 
     /// Copies `src` to the start of `dst`.
     ///
-    /// # Errors   the copy failed
+    /// # Errors
+    /// the copy failed
     fn write(&self, src: &[f32], dst: &mut Self::Buffer) -> Result<(), DeviceError>;
 
     /// Copies the start of `src` to `dst`, after everything submitted before.
     ///
-    /// # Errors   the copy, or an operation before it, failed
+    /// # Errors
+    /// the copy, or an operation before it, failed
     fn read(&self, src: &Self::Buffer, dst: &mut [f32]) -> Result<(), DeviceError>;
 
     /// Copies the routes of the first `ids.len() / k` tokens.
     ///
-    /// # Errors   the copy, or an operation before it, failed
+    /// # Errors
+    /// the copy, or an operation before it, failed
     fn read_routes(&self, src: &Self::Routes, ids: &mut [u32], weights: &mut [f32]) -> Result<(), DeviceError>;
 
     /// Rows of the embedding matrix.
@@ -386,9 +393,8 @@ pub trait Device: Send + Sync {
     /// # Shapes   a, b [n_rows, dim] · out [n_rows, 2·dim]
     fn concat(&self, a: &Self::Buffer, b: &Self::Buffer, n_rows: usize, dim: usize, out: &mut Self::Buffer);
 
-    /// Logits of the chosen rows.
+    /// out\[i\] = x\[rows\[i\]\]: the rows that sample, or that an MTP module continues.
     ///
-    /// # Shapes   x [T, d] · rows: indices below T · w [vocab, d] · out [rows.len(), vocab]
-    /// # Numerics as [`Device::matmul`]
-    fn logits(&self, x: &Self::Buffer, rows: &[u32], w: &Self::Weight, out: &mut Self::Buffer);
+    /// # Shapes   x [T, dim] · rows: indices below T · out [rows.len(), dim]
+    fn gather(&self, x: &Self::Buffer, rows: &[u32], dim: usize, out: &mut Self::Buffer);
 }

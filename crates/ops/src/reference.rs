@@ -89,8 +89,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// out\[t\] = W · x\[t\] for rows of `x` that lie `x_stride` apart; each weight row is decoded once.
-fn matmul_rows(w: &WeightMatrix, w_rows: std::ops::Range<usize>, mut each: impl FnMut(usize, &[f32])) {
+/// Calls `each(index in w_rows, decoded row)`: every weight row is decoded once, however many inputs it meets.
+fn for_each_row(w: &WeightMatrix, w_rows: std::ops::Range<usize>, mut each: impl FnMut(usize, &[f32])) {
     let mut row = vec![0f32; w.cols];
     for (i, r) in w_rows.enumerate() {
         w.decode_row(r, &mut row);
@@ -190,7 +190,7 @@ impl Device for Reference {
     }
 
     fn matmul(&self, x: &Vec<f32>, n_rows: usize, w: &WeightMatrix, bias: Option<&Vec<f32>>, out: &mut Vec<f32>) {
-        matmul_rows(w, 0..w.rows, |r, row| {
+        for_each_row(w, 0..w.rows, |r, row| {
             let bias = bias.map_or(0.0, |b| f64::from(b[r]));
             for t in 0..n_rows {
                 out[t * w.rows + r] = (dot(&x[t * w.cols..(t + 1) * w.cols], row) + bias) as f32;
@@ -218,7 +218,7 @@ impl Device for Reference {
             let first = h * w.head_stride + w.head_start;
             let output = |t: usize| (t * w.n_heads + h) * n_out;
             let mut sums = vec![0f64; if transposed { n_rows * n_out } else { 0 }];
-            matmul_rows(&w.weight, first..first + w.head_rows, |r, row| {
+            for_each_row(&w.weight, first..first + w.head_rows, |r, row| {
                 for t in 0..n_rows {
                     if transposed {
                         let x = f64::from(input(t, h)[r]);
@@ -295,14 +295,7 @@ impl Device for Reference {
         ffn::swiglu(&mut gate[..len], &up[..len]);
     }
 
-    fn route(
-        &self,
-        spec: &RouterSpec,
-        logits: &Vec<f32>,
-        bias: Option<&Vec<f32>>,
-        n_rows: usize,
-        out: &mut Routes,
-    ) {
+    fn route(&self, spec: &RouterSpec, logits: &Vec<f32>, bias: Option<&Vec<f32>>, n_rows: usize, out: &mut Routes) {
         ffn::route(spec, logits, bias.map(Vec::as_slice), n_rows, out);
     }
 
@@ -330,13 +323,10 @@ impl Device for Reference {
         }
     }
 
-    fn logits(&self, x: &Vec<f32>, rows: &[u32], w: &WeightMatrix, out: &mut Vec<f32>) {
-        matmul_rows(w, 0..w.rows, |r, row| {
-            for (i, &t) in rows.iter().enumerate() {
-                let t = t as usize;
-                out[i * w.rows + r] = dot(&x[t * w.cols..(t + 1) * w.cols], row) as f32;
-            }
-        });
+    fn gather(&self, x: &Vec<f32>, rows: &[u32], dim: usize, out: &mut Vec<f32>) {
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(dim)) {
+            out.copy_from_slice(&x[row as usize * dim..][..dim]);
+        }
     }
 }
 

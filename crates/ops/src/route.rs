@@ -72,7 +72,9 @@ pub fn route_token(
     match spec.selection {
         Selection::Greedy => {}
         Selection::GroupLimitedGreedy { n_group, topk_group } => {
-            keep_groups(&mut choice, n_group, topk_group, |group| group.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            keep_groups(&mut choice, n_group, topk_group, |group| {
+                group.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            });
         }
         Selection::NoAuxTc { n_group, topk_group } => {
             for (c, b) in choice.iter_mut().zip(bias.into_iter().flatten()) {

@@ -2,7 +2,7 @@
 //!
 //! Owns causal softmax over cached rows. Must not write the cache.
 
-use super::{Reference, dot, matmul_rows};
+use super::{Reference, dot, for_each_row};
 use crate::{AttendExpanded, AttendKv, AttendLatent, SeqSpan};
 
 /// Calls `each(row of the step, number of visible positions)` for every row of a span.
@@ -98,7 +98,7 @@ fn expand<'l>(
 ) -> Vec<f32> {
     let first = h * w.head_stride + w.head_start;
     let mut sums = vec![0f64; latents.clone().count() * n_out];
-    matmul_rows(&w.weight, first..first + w.head_rows, |r, row| {
+    for_each_row(&w.weight, first..first + w.head_rows, |r, row| {
         for (sums, latent) in sums.chunks_exact_mut(n_out).zip(latents.clone()) {
             if w.transposed {
                 for (sum, v) in sums.iter_mut().zip(row) {

@@ -2,7 +2,7 @@
 //!
 //! Owns SwiGLU, routing of a step and the expert sum. Must not know which experts are shared or dense.
 
-use super::{Routes, dot, matmul_rows};
+use super::{Routes, dot, for_each_row};
 use crate::{ExpertWeights, RouterSpec, WeightMatrix, route::route_token};
 
 pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
@@ -51,7 +51,7 @@ fn project(w: &WeightMatrix, inputs: &[&[f32]]) -> Vec<f32> {
     if inputs.is_empty() {
         return out;
     }
-    matmul_rows(w, 0..w.rows, |r, row| {
+    for_each_row(w, 0..w.rows, |r, row| {
         for (t, x) in inputs.iter().enumerate() {
             out[t * w.rows + r] = dot(x, row) as f32;
         }

@@ -1,0 +1,84 @@
+//! The cache of one model: blocks of rows for every layer.
+//!
+//! Owns what a row holds: `[c_kv | k_pe]` of MLA (the latent *is* the cache), `[k heads | v heads]` of a dense model.
+//! Must not decide which block belongs to whom.
+
+use ops::{CacheSpec, Device, DeviceError, RowFormat};
+
+use crate::{Config, Model, config::Attention};
+
+/// Latent rows `[c_kv | k_pe]`: C + R values per token and layer, whatever the number of heads.
+pub struct LatentCache<D: Device>(pub(crate) D::Cache);
+
+/// Expanded rows `[k heads | v heads]` of a dense model.
+pub struct KvCache<D: Device>(pub(crate) D::Cache);
+
+/// The cache that a model's attention wants.
+pub enum Cache<D: Device> {
+    /// MLA.
+    Latent(LatentCache<D>),
+    /// Grouped-query attention.
+    Kv(KvCache<D>),
+}
+
+/// Geometry of a cache for a config.
+#[must_use]
+pub fn cache_spec(config: &Config, n_blocks: usize, block_len: usize, row_format: RowFormat) -> CacheSpec {
+    CacheSpec {
+        n_layers: config.num_hidden_layers,
+        n_blocks,
+        block_len,
+        row_len: config.attention.cache_row_len(),
+        row_format,
+    }
+}
+
+impl<D: Device> Cache<D> {
+    /// A cache for the main model's layers.
+    ///
+    /// # Errors
+    /// the device is out of memory
+    pub fn new(
+        model: &Model<D>,
+        dev: &D,
+        n_blocks: usize,
+        block_len: usize,
+        row_format: RowFormat,
+    ) -> Result<Self, DeviceError> {
+        Self::with_spec(model, dev, &cache_spec(&model.config, n_blocks, block_len, row_format))
+    }
+
+    /// A cache for the MTP module: one layer of its own.
+    ///
+    /// # Errors
+    /// the device is out of memory
+    pub fn new_mtp(
+        model: &Model<D>,
+        dev: &D,
+        n_blocks: usize,
+        block_len: usize,
+        row_format: RowFormat,
+    ) -> Result<Self, DeviceError> {
+        let spec = CacheSpec { n_layers: 1, ..cache_spec(&model.config, n_blocks, block_len, row_format) };
+        Self::with_spec(model, dev, &spec)
+    }
+
+    fn with_spec(model: &Model<D>, dev: &D, spec: &CacheSpec) -> Result<Self, DeviceError> {
+        let rows = dev.alloc_cache(spec)?;
+        Ok(match model.config.attention {
+            Attention::Mla(_) => Self::Latent(LatentCache(rows)),
+            Attention::Gqa(_) => Self::Kv(KvCache(rows)),
+        })
+    }
+
+    pub(crate) fn rows_mut(&mut self) -> &mut D::Cache {
+        match self {
+            Self::Latent(LatentCache(rows)) | Self::Kv(KvCache(rows)) => rows,
+        }
+    }
+
+    /// Copies a block in every layer: copy-on-write of a shared, partly filled block.
+    pub fn copy_block(&mut self, dev: &D, from: u32, to: u32) {
+        dev.cache_copy_block(self.rows_mut(), from, to);
+    }
+}
