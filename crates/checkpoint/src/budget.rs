@@ -25,7 +25,8 @@ impl Budget {
 
     /// Accounts for an element of type `T` in a vector that grows by doubling, and for `heap` bytes that it owns.
     pub(crate) fn take<T>(&mut self, heap: usize) -> Result<(), Exhausted> {
-        let cost = size_of::<T>().saturating_mul(2).saturating_add(heap);
+        // While it doubles, a vector holds its elements once in the old place and room for two of each in the new.
+        let cost = size_of::<T>().saturating_mul(3).saturating_add(heap);
         self.left = self.left.checked_sub(cost).ok_or(Exhausted)?;
         Ok(())
     }

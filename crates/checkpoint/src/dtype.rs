@@ -108,9 +108,11 @@ pub(crate) fn n_bytes(len: usize, bytes: usize, shape: &[usize]) -> Option<usize
     n_elements(shape)?.checked_div(len)?.checked_mul(bytes)
 }
 
-/// Elements of a tensor of this shape (1 for no dimensions); `None` on overflow, also where a later dimension is 0.
+/// Elements of a tensor of this shape (1 for no dimensions); `None` if any product of its sizes overflows, also where
+/// another size is 0: whoever multiplies some of them later need not check again.
 pub(crate) fn n_elements(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+    shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size.max(1)))?;
+    Some(shape.iter().product())
 }
 
 impl fmt::Display for Dtype {

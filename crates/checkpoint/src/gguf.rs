@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::budget::{self, Budget, Exhausted};
-use crate::dtype::n_bytes;
+use crate::dtype::{n_bytes, n_elements};
 use crate::error::{DAMAGED, TRUNCATED, clip};
 use crate::index::{Duplicate, NameIndex};
 use crate::{Dtype, Error, Tensor};
@@ -87,11 +87,9 @@ pub(crate) fn parse(file: &Arc<Path>, bytes: &Bytes) -> Result<(Metadata, Vec<Te
     let mut budget = Budget::for_file(bytes.len());
     let metadata = read_metadata(&mut cursor, n_entries, &mut budget)?;
     let infos = read_infos(&mut cursor, n_tensors, &mut budget)?;
-    let data = match infos.is_empty() {
-        true => Bytes::new(),
-        false => tensor_data(&cursor, alignment(&metadata)?)?,
-    };
     let alignment = alignment(&metadata)?;
+    // A file of metadata alone, such as a vocabulary, need not be padded.
+    let data = if infos.is_empty() { Bytes::new() } else { tensor_data(&cursor, alignment)? };
     let tensors = place(file, infos, &data, alignment)?;
     Ok((metadata, tensors))
 }
@@ -184,12 +182,12 @@ fn read_info(cursor: &mut Cursor<'_>) -> Result<Info, Error> {
     let offset = cursor.u64("tensor offset")?;
     let offset = usize::try_from(offset).map_err(|_| wrong("an offset inside the file".into(), offset.to_string()))?;
     let (dtype, block) = types::from_id(id);
-    let n_bytes = match block {
-        None => None,
-        Some((len, bytes)) => Some(n_bytes(len, bytes, &shape).ok_or_else(|| {
-            wrong(format!("rows of whole {dtype} blocks of {len}, of a size that fits"), format!("shape {shape:?}"))
-        })?),
-    };
+    let n_bytes = block.and_then(|(len, bytes)| n_bytes(len, bytes, &shape));
+    if block.is_some() && n_bytes.is_none() || n_elements(&shape).is_none() {
+        let len = block.map_or(1, |(len, _)| len);
+        let expected = format!("rows of whole {dtype} blocks of {len}, of a size that fits this machine");
+        return Err(wrong(expected, format!("shape {shape:?}")));
+    }
     Ok(Info { name, dtype, shape, n_bytes, offset })
 }
 
@@ -204,7 +202,7 @@ fn tensor_data(cursor: &Cursor<'_>, alignment: usize) -> Result<Bytes, Error> {
 
 /// Gives each tensor its bytes, in file order.
 fn place(file: &Arc<Path>, mut infos: Vec<Info>, data: &Bytes, alignment: usize) -> Result<Vec<Tensor>, Error> {
-    infos.sort_by_key(|info| info.offset);
+    infos.sort_unstable_by_key(|info| info.offset);
     let mut tensors: Vec<Tensor> = Vec::with_capacity(infos.len());
     let mut free_from = 0;
     let mut infos = infos.into_iter().peekable();

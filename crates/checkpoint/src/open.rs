@@ -42,6 +42,7 @@ pub struct Checkpoint {
     tensors: Vec<Tensor>,
     by_name: NameIndex,
     gguf: Option<gguf::Metadata>,
+    texts: safetensors::Metadata,
 }
 
 impl Checkpoint {
@@ -74,8 +75,9 @@ impl Checkpoint {
         let file: Arc<Path> = file.as_ref().into();
         let n_bytes = bytes.len() as u64;
         if !is_gguf(&bytes) {
-            let tensors = safetensors::parse(&file, &bytes)?;
-            return Self::assemble(file.clone(), Kind::Safetensors, vec![file], n_bytes, tensors, None);
+            let (texts, tensors) = safetensors::parse(&file, &bytes)?;
+            let whole = Self::assemble(file.clone(), Kind::Safetensors, vec![file], n_bytes, tensors)?;
+            return Ok(Self { texts, ..whole });
         }
         let (metadata, tensors) = gguf::parse(&file, &bytes)?;
         let count = metadata.optional::<u32>(SPLIT_COUNT)?.unwrap_or(1);
@@ -83,7 +85,8 @@ impl Checkpoint {
             let advice = "name the parts NAME-00001-of-0000N.gguf and keep them in one folder";
             return Err(Error::key(&file, SPLIT_COUNT, "a complete model", format!("one of {count} parts"), advice));
         }
-        Self::assemble(file.clone(), Kind::Gguf, vec![file], n_bytes, tensors, Some(metadata))
+        let whole = Self::assemble(file.clone(), Kind::Gguf, vec![file], n_bytes, tensors)?;
+        Ok(Self { gguf: Some(metadata), ..whole })
     }
 
     /// Safetensors or GGUF.
@@ -146,6 +149,11 @@ impl Checkpoint {
         self.gguf.as_ref()
     }
 
+    /// The text that a single safetensors file keeps under `key` in its `__metadata__`.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.texts.get(key).map(String::as_str)
+    }
+
     /// The files that hold tensors.
     pub fn files(&self) -> &[Arc<Path>] {
         &self.files
@@ -177,11 +185,11 @@ impl Checkpoint {
         for name in index.shards.keys() {
             let file: Arc<Path> = folder.join(name).into();
             let bytes = map(&file)?;
-            tensors.append(&mut safetensors::parse(&file, &bytes)?);
+            tensors.append(&mut safetensors::parse(&file, &bytes)?.1);
             n_bytes += bytes.len() as u64;
             files.push(file);
         }
-        let whole = Self::assemble(index_file.clone(), Kind::Safetensors, files, n_bytes, tensors, None)?;
+        let whole = Self::assemble(index_file.clone(), Kind::Safetensors, files, n_bytes, tensors)?;
         let mut shard_names = vec![""; index.shards.len()];
         index.shards.iter().for_each(|(name, &i)| shard_names[i as usize] = name);
         for (name, shard) in &index.entries {
@@ -226,7 +234,8 @@ impl Checkpoint {
             let expected = format!("{} as in all parts together", tensors.len());
             return Err(Error::key(path, key, expected, stated.to_string(), "get all parts from one source"));
         }
-        Self::assemble(path.clone(), Kind::Gguf, files, n_bytes, tensors, first)
+        let whole = Self::assemble(path.clone(), Kind::Gguf, files, n_bytes, tensors)?;
+        Ok(Self { gguf: first, ..whole })
     }
 
     fn assemble(
@@ -235,13 +244,12 @@ impl Checkpoint {
         files: Vec<Arc<Path>>,
         n_bytes: u64,
         tensors: Vec<Tensor>,
-        gguf: Option<gguf::Metadata>,
     ) -> Result<Self, Error> {
         let by_name = NameIndex::new(&tensors, |t| &t.name).map_err(|Duplicate(a, b)| {
             let found = format!("it also in {}", tensors[b].file.display());
             tensors[a].unlike("one tensor of this name", found, DAMAGED)
         })?;
-        Ok(Self { path, kind, files, n_bytes, tensors, by_name, gguf })
+        Ok(Self { path, kind, files, n_bytes, tensors, by_name, gguf: None, texts: BTreeMap::new() })
     }
 }
 

@@ -6,15 +6,17 @@
 //! last of two equal names win silently, names no tensor in its errors, and keeps several maps per header without a
 //! bound. The rules enforced are its rules: tensors lie end to end, without overlap or gap, and fill the file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::budget::{self, Budget};
+use crate::budget::{self, Budget, Exhausted};
+use crate::dtype::n_elements;
 use crate::error::{DAMAGED, TRUNCATED, clip};
 use crate::{Dtype, Error, Tensor};
 
@@ -23,14 +25,17 @@ const HEADER_BYTES_MAX: usize = 100_000_000;
 /// The most dimensions a tensor can have here; real ones have at most five.
 const DIMS_MAX: usize = 8;
 
-/// The tensors of a file, in the order of their bytes.
+/// What stands in `__metadata__`: texts by name.
+pub(crate) type Metadata = BTreeMap<String, String>;
+
+/// The metadata and the tensors, in the order of their bytes.
 ///
 /// # Errors
 /// If the header is not what the format says, or does not describe exactly this file
-pub(crate) fn parse(file: &Arc<Path>, bytes: &Bytes) -> Result<Vec<Tensor>, Error> {
+pub(crate) fn parse(file: &Arc<Path>, bytes: &Bytes) -> Result<(Metadata, Vec<Tensor>), Error> {
     let (header, data) = split(file, bytes)?;
-    let mut entries = parse_header(file, &header, bytes.len())?;
-    entries.sort_by_key(|e| (e.begin, e.end));
+    let (metadata, mut entries) = parse_header(file, &header, bytes.len())?;
+    entries.sort_unstable_by_key(|e| (e.begin, e.end));
     let mut tensors = Vec::with_capacity(entries.len());
     let mut end = 0;
     for entry in entries {
@@ -46,7 +51,7 @@ pub(crate) fn parse(file: &Arc<Path>, bytes: &Bytes) -> Result<Vec<Tensor>, Erro
         let expected = format!("{end} bytes of tensors, as the header says");
         return Err(Error::file(file, "length", expected, format!("{} bytes", data.len()), DAMAGED));
     }
-    Ok(tensors)
+    Ok((metadata, tensors))
 }
 
 /// Header and tensor bytes.
@@ -69,11 +74,16 @@ fn split(file: &Arc<Path>, bytes: &Bytes) -> Result<(Bytes, Bytes), Error> {
     Ok((bytes.slice(8..8 + n), bytes.slice(8 + n..)))
 }
 
-fn parse_header(file: &Arc<Path>, header: &[u8], n_file_bytes: usize) -> Result<Vec<Entry>, Error> {
-    let mut state = Header { entries: Vec::new(), budget: Budget::for_file(n_file_bytes), current: String::new() };
+fn parse_header(file: &Arc<Path>, header: &[u8], n_file_bytes: usize) -> Result<(Metadata, Vec<Entry>), Error> {
+    let mut state = Header {
+        metadata: Metadata::new(),
+        entries: Vec::new(),
+        budget: Budget::for_file(n_file_bytes),
+        current: String::new(),
+    };
     let mut json = serde_json::Deserializer::from_slice(header);
     let parsed = json.deserialize_map(&mut state).and_then(|()| json.end());
-    parsed.map(|()| state.entries).map_err(|e| {
+    parsed.map(|()| (state.metadata, state.entries)).map_err(|e| {
         let at = if state.current.is_empty() { "header".into() } else { format!("header, {:?}", clip(&state.current)) };
         Error::file(file, at, "a JSON object of tensors", clip(&e.to_string()), DAMAGED)
     })
@@ -99,12 +109,13 @@ impl Entry {
             let found = format!("{} bytes in the file", data.len());
             return Err(Error::tensor(file, &name, format!("bytes {begin} to {end}"), found, TRUNCATED));
         }
-        let known = !matches!(dtype, Dtype::Other(_));
-        if known && dtype.n_bytes(&shape) != Some(end - begin) {
-            let expected = match dtype.n_bytes(&shape) {
-                Some(n) => format!("{n} bytes for {dtype} of shape {shape:?}"),
-                None => format!("a shape that {dtype} can have"),
-            };
+        let expected = match (&dtype, dtype.n_bytes(&shape)) {
+            (_, Some(n)) if n == end - begin => None,
+            (Dtype::Other(_), _) if n_elements(&shape).is_some() => None,
+            (_, Some(n)) => Some(format!("{n} bytes for {dtype} of shape {shape:?}")),
+            (_, None) => Some(format!("a shape that {dtype} can have, of a size that fits this machine")),
+        };
+        if let Some(expected) = expected {
             let found = format!("{} bytes and shape {shape:?}", end - begin);
             return Err(Error::tensor(file, &name, expected, found, DAMAGED));
         }
@@ -114,6 +125,7 @@ impl Entry {
 
 /// What has been read of the header; `current` names the tensor being read, for errors.
 struct Header {
+    metadata: Metadata,
     entries: Vec<Entry>,
     budget: Budget,
     current: String,
@@ -130,15 +142,45 @@ impl<'de> Visitor<'de> for &mut Header {
         while let Some(name) = map.next_key::<String>()? {
             self.current = name;
             if self.current == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+                map.next_value_seed(Texts(self))?;
                 continue;
             }
             let RawEntry { dtype, shape: Shape(shape), data_offsets: (begin, end) } = map.next_value()?;
             let name = std::mem::take(&mut self.current);
-            self.budget
-                .take::<(Entry, Tensor)>(name.len() + dtype.len() + size_of_val(&shape[..]))
-                .map_err(|_| A::Error::custom(format_args!("more tensors than fit: expected {}", budget::EXPECTED)))?;
+            let heap = name.len() + dtype.len() + size_of_val(&shape[..]);
+            self.budget.take::<(Entry, Tensor)>(heap).map_err(over_budget)?;
             self.entries.push(Entry { name, dtype: Dtype::from_safetensors(&dtype), shape, begin, end });
+        }
+        Ok(())
+    }
+}
+
+fn over_budget<E: serde::de::Error>(_: Exhausted) -> E {
+    E::custom(format_args!("more than fits: expected {}", budget::EXPECTED))
+}
+
+/// Reads `__metadata__`.
+struct Texts<'a>(&'a mut Header);
+
+impl<'de> DeserializeSeed<'de> for Texts<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Texts<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, text)) = map.next_entry::<String, String>()? {
+            self.0.budget.take::<(String, String)>(key.len() + text.len()).map_err(over_budget)?;
+            self.0.metadata.insert(key, text);
         }
         Ok(())
     }
