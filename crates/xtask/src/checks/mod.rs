@@ -7,6 +7,7 @@ mod documents;
 mod edges;
 mod sizes;
 mod tokens;
+mod vocabulary;
 mod words;
 
 use crate::repo::{Finding, Repo};
@@ -14,8 +15,9 @@ use crate::repo::{Finding, Repo};
 type Check = fn(&Repo) -> Vec<Finding>;
 
 /// Every check, by the name that `xtask check` prints.
-pub(crate) const ALL: [(&str, Check); 8] = [
+pub(crate) const ALL: [(&str, Check); 9] = [
     ("edges", edges::check),
+    ("vocabulary", vocabulary::check),
     ("dependencies", dependencies::check),
     ("headers", documents::headers),
     ("documents", documents::documents),
@@ -54,6 +56,7 @@ mod tests {
 
     repository_tests! {
         edges_of_the_workspace_are_those_of_the_plan: "edges",
+        operations_of_the_trait_are_those_of_the_plan: "vocabulary",
         versions_stand_in_one_place_with_a_reason: "dependencies",
         source_files_say_what_they_own: "headers",
         documents_keep_their_promises: "documents",
