@@ -75,6 +75,7 @@ ensure_cargo() {
   else
     install_rustup || return 1
   fi
+  hash -r # the shell remembers where it found the old ones
 }
 
 ensure_linker || exit 1
