@@ -13,6 +13,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::Error;
 use crate::error::clip;
+use crate::json::check_strings;
 
 /// The largest file that is read; published ones have a few kilobytes.
 const BYTES_MAX: u64 = 4 << 20;
@@ -51,13 +52,16 @@ pub fn parse_config(file: impl AsRef<Path>, text: &[u8]) -> Result<Value, Error>
     if text.len() as u64 > BYTES_MAX {
         return Err(Error::file(&file, "length", format!("at most {BYTES_MAX} bytes"), "more", ADVICE));
     }
-    let mut left = VALUES_MAX;
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let parsed = Bounded { depth: 0, left: &mut left }.deserialize(&mut json);
-    match parsed.and_then(|value| json.end().map(|()| value)) {
+    let parsed = check_strings(text, text.len()).and_then(|()| {
+        let mut left = VALUES_MAX;
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let parsed = Bounded { depth: 0, left: &mut left }.deserialize(&mut json);
+        parsed.and_then(|value| json.end().map(|()| value)).map_err(|e| e.to_string())
+    });
+    match parsed {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(Error::file(&file, "text", "a JSON object", "another JSON value", ADVICE)),
-        Err(e) => Err(Error::file(&file, "text", "a JSON object", clip(&e.to_string()), ADVICE)),
+        Err(found) => Err(Error::file(&file, "text", "a JSON object", clip(&found), ADVICE)),
     }
 }
 

@@ -12,6 +12,7 @@ mod dtype;
 mod error;
 pub mod gguf;
 mod index;
+mod json;
 mod map;
 mod open;
 mod safetensors;

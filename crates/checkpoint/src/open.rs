@@ -15,6 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use crate::budget::{self, Budget};
 use crate::error::{DAMAGED, clip};
 use crate::index::{Duplicate, NameIndex};
+use crate::json::check_strings;
 use crate::{Dtype, Error, Tensor, gguf, map::map, safetensors};
 
 const SINGLE: &str = "model.safetensors";
@@ -120,8 +121,10 @@ impl Checkpoint {
     ///
     /// FP8 scales are `X.weight_scale_inv` or, as in DeepSeek-V4, `X.scale` beside `X.weight`; both are multipliers.
     ///
-    /// # Shapes   [rows, cols]; scales [ceil(rows / fp8_block[0]), ceil(cols / fp8_block[1])], blocks of 128 × 128 if
-    ///            `fp8_block` is `None`
+    /// # Shapes   [rows, cols]; scales [ceil(rows / fp8_block[0]), ceil(cols / fp8_block[1])]
+    ///
+    /// Without `fp8_block`, a scale belongs to 128 × 128 weights.
+    ///
     /// # Errors
     /// If there is no such tensor or no scales, if their shape is not that of the blocks, or as
     /// [`Tensor::matrix`]
@@ -299,10 +302,14 @@ impl ShardIndex {
         let budget = Budget::for_file(bytes.len());
         let mut index = Self { entries: Vec::new(), shards: BTreeMap::new(), budget };
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        let parsed = json.deserialize_map(TopLevel(&mut index)).and_then(|()| json.end());
-        parsed.map_err(|e| Error::file(file, "weight_map", "tensor names with file names", e.to_string(), DAMAGED))?;
+        let parsed = check_strings(bytes, bytes.len()).and_then(|()| {
+            let parsed = json.deserialize_map(TopLevel(&mut index)).and_then(|()| json.end());
+            parsed.map_err(|e| e.to_string())
+        });
+        let expected = "tensor names with file names";
+        parsed.map_err(|found| Error::file(file, "weight_map", expected, clip(&found), DAMAGED))?;
         if index.shards.is_empty() {
-            return Err(Error::file(file, "weight_map", "tensor names with file names", "none", DAMAGED));
+            return Err(Error::file(file, "weight_map", expected, "none", DAMAGED));
         }
         match index.shards.keys().find(|name| !is_plain_file_name(name)) {
             None => Ok(index),

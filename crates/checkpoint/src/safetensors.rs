@@ -18,6 +18,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use crate::budget::{self, Budget, Exhausted};
 use crate::dtype::n_elements;
 use crate::error::{DAMAGED, TRUNCATED, clip};
+use crate::json::check_strings;
 use crate::{Dtype, Error, Tensor};
 
 /// The longest header that is read, as in the format's reference.
@@ -82,10 +83,13 @@ fn parse_header(file: &Arc<Path>, header: &[u8], n_file_bytes: usize) -> Result<
         current: String::new(),
     };
     let mut json = serde_json::Deserializer::from_slice(header);
-    let parsed = json.deserialize_map(&mut state).and_then(|()| json.end());
-    parsed.map(|()| (state.metadata, state.entries)).map_err(|e| {
+    let parsed = check_strings(header, n_file_bytes).and_then(|()| {
+        let parsed = json.deserialize_map(&mut state).and_then(|()| json.end());
+        parsed.map_err(|e| e.to_string())
+    });
+    parsed.map(|()| (state.metadata, state.entries)).map_err(|found| {
         let at = if state.current.is_empty() { "header".into() } else { format!("header, {:?}", clip(&state.current)) };
-        Error::file(file, at, "a JSON object of tensors", clip(&e.to_string()), DAMAGED)
+        Error::file(file, at, "a JSON object of tensors", clip(&found), DAMAGED)
     })
 }
 

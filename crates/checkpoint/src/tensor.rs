@@ -34,7 +34,7 @@ impl Tensor {
     ///
     /// # Errors
     /// If the tensor has another number of dimensions, is of a type that is no weight, or is FP8, whose
-    /// scales lie in another tensor (see [`crate::Checkpoint::matrix`])
+    /// scales lie in another tensor (see [`crate::Checkpoint::matrix_of`])
     pub fn matrix(&self) -> Result<WeightMatrix, Error> {
         let (rows, cols) = self.rows_cols()?;
         let format = self.self_contained_format()?;
@@ -58,15 +58,17 @@ impl Tensor {
         (0..n).map(|i| self.matrix_from(format, rows, cols, self.bytes.slice(i * each..(i + 1) * each), None)).collect()
     }
 
-    /// Every element as f32, in order: floats, quantised weights, and E8M0 or E5M2 numbers. FP8 codes come unscaled.
+    /// Every element as f32, in order: floats, quantised weights, and E8M0 or E5M2 numbers.
     ///
     /// # Shapes   [product of shape]
     /// # Errors
-    /// If the type is an integer or cannot be decoded
+    /// If the type is an integer, cannot be decoded, or is FP8, whose scales lie in another tensor (see
+    /// [`crate::Checkpoint::matrix_of`])
     pub fn to_f32(&self) -> Result<Vec<f32>, Error> {
         let n = n_elements(&self.shape).unwrap_or(0);
         match &self.dtype {
-            Dtype::Weight(format) => {
+            Dtype::Weight(_) => {
+                let format = self.self_contained_format()?;
                 if format.row_bytes(n) != Some(self.bytes.len()) {
                     return Err(self.inconsistent());
                 }

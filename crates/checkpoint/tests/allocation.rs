@@ -80,6 +80,8 @@ fn hostile_models() -> Vec<(&'static str, Vec<u8>)> {
         ("many notes", safetensors(&format!(r#"{{"__metadata__":{{{}}}}}"#, many(300_000, &note)))),
         ("deep notes", safetensors(&format!(r#"{{"a":{}"#, "[".repeat(5_000_000)))),
         ("a long name", safetensors(&format!(r#"{{"{}":1}}"#, "é".repeat(2_000_000)))),
+        ("a quoted shape", safetensors(&format!(r#"{{"a":{{"dtype":"U8","shape":"{}"}}}}"#, "\x7f".repeat(2_000_000)))),
+        ("a quoted tensor", safetensors(&format!(r#"{{"a":"{}"}}"#, "\x7f".repeat(60_000)))),
         ("many keys that are no text", gguf(0, 200_000, &keys)),
         ("many keys", gguf(0, 200_000, &ascii_keys)),
         ("many tensors in GGUF", gguf(200_000, 0, &infos)),

@@ -145,16 +145,16 @@ fn every_model_made_by_transformers_opens() {
         assert!(checkpoint::read_config(folder.join("config.json")).is_ok());
         for model in [Checkpoint::open(&folder).unwrap(), Checkpoint::open(folder.join("ref.safetensors")).unwrap()] {
             assert!(model.tensors().len() > 0);
-            let scales = |name: &str| model.tensor(&format!("{name}_scale_inv")).is_some();
             for tensor in model.tensors() {
                 let n = tensor.shape.iter().product::<usize>();
+                if tensor.dtype == Dtype::Weight(WeightFormat::F8_E4M3) {
+                    let matrix = model.matrix_of(&tensor.name, None).unwrap();
+                    assert_eq!(matrix.scale_row(0).len(), matrix.cols.div_ceil(128));
+                    continue;
+                }
                 match tensor.to_f32() {
                     Ok(values) => assert!(values.len() == n && values.iter().all(|v| v.is_finite()), "{}", tensor.name),
                     Err(_) => assert_eq!(tensor.to_i64().unwrap().len(), n),
-                }
-                if scales(&tensor.name) {
-                    let matrix = model.matrix_of(&tensor.name, None).unwrap();
-                    assert_eq!(matrix.scale_row(0).len(), matrix.cols.div_ceil(128));
                 }
             }
         }
