@@ -121,7 +121,7 @@ impl Checkpoint {
     ///
     /// FP8 scales are `X.weight_scale_inv` or, as in DeepSeek-V4, `X.scale` beside `X.weight`; both are multipliers.
     ///
-    /// # Shapes   [rows, cols]; scales [ceil(rows / fp8_block[0]), ceil(cols / fp8_block[1])]
+    /// # Shapes   [rows, cols]; scales [ceil(rows / b), ceil(cols / c)] for `fp8_block` = `[b, c]`
     ///
     /// Without `fp8_block`, a scale belongs to 128 × 128 weights.
     ///

@@ -181,7 +181,7 @@ impl WeightMatrix {
 
     /// Decodes row `row`, block scales applied. FP8 NaN codes decode to NaN.
     ///
-    /// # Shapes   dst [cols]
+    /// # Shapes   `dst [cols]`
     /// # Numerics as [`WeightFormat::decode`]; for FP8 one f32 product of code and scale
     /// # Panics   if there is no such row or `dst` has another length
     pub fn decode_row(&self, row: usize, dst: &mut [f32]) {
