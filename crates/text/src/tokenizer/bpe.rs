@@ -1,72 +1,103 @@
-//! The BPE library behind a type of ours. Owns the translation of a checked [`Spec`] into the library's parts, and
-//! nothing else knows the library. Must not be given added tokens.
+//! The BPE library behind a type of ours. Owns the translation of a checked [`Spec`] into the library's parts and
+//! the order they run in: normalise, split, merge. Nothing else knows the library. Must not be given added tokens.
 
-use tokenizers::models::bpe::{BpeConfig, PipelineBPE, Vocab};
+use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
+
+use tokenizers::models::bpe::{BpeConfig, BpeScratch, PipelineBPE};
 use tokenizers::normalizers::NFC;
 use tokenizers::pipeline::{
-    EncodeOptions, PipelineModel, PipelineNormalizer, PipelinePostProcessor, PipelinePreTokenizer, PipelineToken,
-    PipelineTokenizer,
+    Model as _, Normalizer as _, PipelinePreTokenizer, PipelineToken, PreTokenizer as _, PreTokenizerScratch, Span,
 };
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::PipelineSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::vocab::bucket_added_vocabulary::AddedVocabulary;
 use tokenizers::{SplitDelimiterBehavior, tokenizer};
 
 use super::spec::{Behavior, Normalizer, Spec, Step};
+use super::unicode;
 use crate::error::TokenizerError;
 
-/// Text is encoded in slices of at most this many bytes where it is longer: the library's offsets are 32 bits.
-const MAX_TEXT_BYTES: usize = 1 << 30;
+/// Token → id, with the library's hasher.
+pub(super) type Vocab = tokenizers::models::bpe::Vocab;
+
+/// Longest text of one call. Splitting takes about twelve bytes of scratch for each byte of text.
+const MAX_TEXT_BYTES: usize = 256 << 20;
+/// Scratch that served a longer text than this is dropped rather than kept for the next call.
+const MAX_KEPT_SPANS: usize = 1 << 20;
 
 pub(super) struct Bpe {
-    pipeline: PipelineTokenizer,
-    options: EncodeOptions,
+    normalizer: Normalizer,
+    splitter: PipelinePreTokenizer,
+    model: PipelineBPE,
+    /// One for each call that was ever in progress at the same time.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// Buffers of a call, and the cache of words it has met.
+struct Scratch {
+    model: BpeScratch,
+    splitter: PreTokenizerScratch,
+    spans: Vec<Span>,
+    tokens: Vec<PipelineToken>,
 }
 
 impl Bpe {
-    pub(super) fn new(mut spec: Spec) -> Result<Self, TokenizerError> {
-        spec.drop_unreachable();
-        let normalizers = match spec.normalizer {
-            Normalizer::Identity => Vec::new(),
-            Normalizer::Nfc => vec![PipelineNormalizer::NFC(NFC)],
-        };
+    pub(super) fn new(spec: Spec) -> Result<Self, TokenizerError> {
         let steps = spec.steps.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
-        let config = BpeConfig {
-            vocab: spec.vocab.into_iter().collect::<Vocab>(),
+        let model = PipelineBPE::from_config(BpeConfig {
+            vocab: spec.vocab,
             merges: spec.merges,
             byte_level: true,
             ignore_merges: spec.ignore_merges,
             ..BpeConfig::default()
-        };
-        let model = PipelineModel::BPE(PipelineBPE::from_config(config).map_err(refused)?);
-        let pipeline = PipelineTokenizer::from_parts(
-            AddedVocabulary::new(),
-            normalizers,
-            PipelinePreTokenizer::Sequence(PipelineSequence::new(steps)),
-            model,
-            PipelinePostProcessor::default(),
-            None,
-            std::collections::BTreeMap::new(),
-            None,
-            None,
-        );
-        Ok(Self { pipeline, options: EncodeOptions::no_specials() })
+        });
+        Ok(Self {
+            normalizer: spec.normalizer,
+            splitter: PipelinePreTokenizer::Sequence(PipelineSequence::new(steps)),
+            model: model.map_err(refused)?,
+            scratch: Mutex::default(),
+        })
     }
 
     /// Appends the ids of `text`.
     pub(super) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         if text.len() > MAX_TEXT_BYTES {
-            return Err(TokenizerError::TooLarge {
-                field: "bytes of text".into(),
-                found: text.len(),
-                limit: MAX_TEXT_BYTES,
-            });
+            let field = "bytes of text".into();
+            return Err(TokenizerError::TooLarge { field, found: text.len(), limit: MAX_TEXT_BYTES });
         }
-        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4);
-        self.pipeline.encode_into(text, &self.options, &mut tokens).map_err(refused)?;
-        ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
-        Ok(())
+        let text = match self.normalizer {
+            Normalizer::Identity => Cow::Borrowed(text),
+            Normalizer::Nfc => NFC.normalize(text, 0).map_err(refused)?,
+        };
+        let kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = kept.unwrap_or_else(|| Scratch::new(&self.model));
+        let outcome = self.run(&text, &mut scratch);
+        ids.extend_from_slice(PipelineToken::cast_slice(&scratch.tokens));
+        if scratch.spans.capacity() <= MAX_KEPT_SPANS {
+            self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        }
+        outcome
+    }
+
+    /// Splits `text` and merges the pieces; leaves the ids in `scratch.tokens`.
+    fn run(&self, text: &str, scratch: &mut Scratch) -> Result<(), TokenizerError> {
+        scratch.spans.clear();
+        scratch.tokens.clear();
+        let as_classified = unicode::hide_new_characters(text);
+        self.splitter.pre_tokenize(&as_classified, &mut scratch.splitter, &mut scratch.spans).map_err(refused)?;
+        // The library slices by these without looking again.
+        if let Some(span) = scratch.spans.iter().find(|span| text.get(span.range()).is_none()) {
+            return Err(TokenizerError::Bpe(format!("the pre-tokenizer cut inside a character at {span:?}")));
+        }
+        self.model.tokenize_spans(text, &scratch.spans, &mut scratch.model, &mut scratch.tokens).map_err(refused)
+    }
+}
+
+impl Scratch {
+    fn new(model: &PipelineBPE) -> Self {
+        let splitter = PreTokenizerScratch::default();
+        Self { model: model.init_scratch(), splitter, spans: Vec::new(), tokens: Vec::new() }
     }
 }
 
@@ -87,6 +118,13 @@ fn step(step: Step) -> Result<PipelinePreTokenizer, TokenizerError> {
     Ok(PipelinePreTokenizer::Split(split))
 }
 
+/// The library's error with all its causes: the outermost alone often says only that something failed.
 fn refused(error: tokenizer::Error) -> TokenizerError {
-    TokenizerError::Bpe(error.to_string())
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    TokenizerError::Bpe(text)
 }

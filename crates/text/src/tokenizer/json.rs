@@ -3,11 +3,13 @@
 //!
 //! `truncation`, `padding` and `post_processor` are ignored: lengths belong to the engine, BOS to the template.
 
-use std::collections::HashMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::bpe::Vocab;
 use super::spec::{AddedToken, Behavior, Normalizer, Spec, Step};
 use crate::error::{TokenizerError, excerpt};
 
@@ -46,8 +48,8 @@ struct AddedEntry {
 #[derive(Deserialize)]
 struct Model {
     r#type: Option<String>,
-    #[serde(default)]
-    vocab: HashMap<String, u32>,
+    #[serde(default, deserialize_with = "vocab")]
+    vocab: Vocab,
     #[serde(default)]
     merges: Vec<Merge>,
     dropout: Option<f64>,
@@ -60,11 +62,54 @@ struct Model {
 }
 
 /// Both spellings that are found in files: `["a", "b"]` and `"a b"`.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Merge {
     Pair(String, String),
     Joined(String),
+}
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge: two strings, or one with a space")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Merge, E> {
+                Ok(Merge::Joined(line.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Merge, A::Error> {
+                let mut next =
+                    |at| items.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(at, &"two strings"));
+                Ok(Merge::Pair(next(0)?, next(1)?))
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+/// The vocabulary object; of a token that is there twice, the last id counts.
+fn vocab<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vocab, D::Error> {
+    struct VocabVisitor;
+    impl<'de> Visitor<'de> for VocabVisitor {
+        type Value = Vocab;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object from tokens to ids")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vocab, A::Error> {
+            let mut vocab = Vocab::default();
+            while let Some((token, id)) = entries.next_entry()? {
+                vocab.insert(token, id);
+            }
+            Ok(vocab)
+        }
+    }
+    deserializer.deserialize_map(VocabVisitor)
 }
 
 /// Reads a tokenizer.json.

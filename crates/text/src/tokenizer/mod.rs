@@ -12,6 +12,7 @@ mod config;
 mod gguf;
 mod json;
 mod spec;
+mod unicode;
 
 pub use config::TokenizerConfig;
 pub use gguf::GgufVocab;
@@ -49,8 +50,7 @@ impl Tokenizer {
     }
 
     fn from_spec(mut spec: Spec) -> Result<Self, TokenizerError> {
-        spec.check()?;
-        let table = ByteTable::new(&spec);
+        let table = spec.check(ByteTable::new)?;
         let added = AddedTokens::new(&spec)?;
         let bpe = Bpe::new(spec)?;
         Ok(Self { bpe, added, table })

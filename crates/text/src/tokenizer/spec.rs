@@ -1,8 +1,9 @@
 //! What a tokenizer is, in plain data, whatever file it came from. Owns the checks that every source must pass
 //! before a vocabulary reaches the BPE library, whose own constructors assume a well-made file. Must not parse files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use super::bpe::Vocab;
 use super::bytes;
 use crate::error::{TokenizerError, excerpt};
 
@@ -15,7 +16,7 @@ const MAX_ADDED_BYTES: usize = 1 << 20;
 /// Most merges. Llama 3 has 280,147.
 const MAX_MERGES: usize = 4 << 20;
 /// The library keeps the pairs among its 512 hottest symbols in a table indexed by 16 bits.
-const HOT_SYMBOLS: u32 = 512;
+const HOT_SYMBOLS: usize = 512;
 const MAX_HOT_PAIRS: usize = 65_000;
 /// Most bytes of pre-tokenizer patterns, and how deep they may nest: both bound the regex compiler.
 const MAX_PATTERN_BYTES: usize = 8 * 1024;
@@ -63,7 +64,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
     /// Tokens in the byte-level spelling, without the added ones.
-    pub(crate) vocab: HashMap<String, u32>,
+    pub(crate) vocab: Vocab,
     /// Pairs in rank order, in the byte-level spelling.
     pub(crate) merges: Vec<(String, String)>,
     pub(crate) added: Vec<AddedToken>,
@@ -74,19 +75,24 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Checks the whole and moves the added tokens out of the vocabulary.
+    /// Checks the whole, and moves the added tokens out of the vocabulary; calls `whole` on what is there then, and
+    /// goes on to drop what no text can reach.
     ///
     /// After this, no sequence of merges and no `ignore_merges` shortcut can yield an added token's id.
     ///
     /// # Errors
     /// Ids or contents that contradict each other, merges that name absent tokens, sizes over the limits.
-    pub(crate) fn check(&mut self) -> Result<(), TokenizerError> {
+    pub(crate) fn check<T>(&mut self, whole: impl FnOnce(&Self) -> T) -> Result<T, TokenizerError> {
         self.added.retain(|token| !token.content.is_empty());
         self.check_sizes()?;
         self.check_patterns()?;
         self.check_ids()?;
-        self.check_merges()?;
-        self.check_hot_pairs()
+        let merges = self.resolve_merges()?;
+        let n_ids = self.n_ids();
+        let whole = whole(self);
+        self.drop_unreachable(&merges, n_ids);
+        self.check_hot_pairs(&merges, n_ids)?;
+        Ok(whole)
     }
 
     /// One more than the highest id.
@@ -158,74 +164,73 @@ impl Spec {
         }
     }
 
-    /// Every merge must join two tokens into a third, none of them added: otherwise plain text could spell one.
-    fn check_merges(&mut self) -> Result<(), TokenizerError> {
+    /// The ids of each merge: left, right, product. Every merge must join two tokens into a third, none of them added:
+    /// otherwise plain text could spell one.
+    fn resolve_merges(&mut self) -> Result<Vec<[u32; 3]>, TokenizerError> {
         let added: HashSet<&str> = self.added.iter().map(|token| token.content.as_str()).collect();
-        let mut joined = String::new();
-        let mut problem = None;
-        let vocab = &self.vocab;
-        let mut rank = 0usize;
-        self.merges.retain(|(left, right)| {
-            let at = rank;
-            rank += 1;
-            joined.clear();
-            joined.push_str(left);
-            joined.push_str(right);
-            if added.contains(joined.as_str()) {
-                problem.get_or_insert_with(|| (at, format!("makes the added token {:?}", excerpt(&joined))));
-            }
-            // An added token never comes out of the merges, so a merge that starts from one is dead.
-            if added.contains(left.as_str()) || added.contains(right.as_str()) {
-                return false;
-            }
-            if left.is_empty() || right.is_empty() {
-                problem.get_or_insert((at, "has an empty side".into()));
-            }
-            for side in [left.as_str(), right.as_str(), joined.as_str()] {
-                if !vocab.contains_key(side) {
-                    problem.get_or_insert_with(|| (at, format!("needs {:?}, not in the vocabulary", excerpt(side))));
-                }
-            }
-            true
-        });
         for byte in 0..=255 {
             let spelling = bytes::char_of(byte).to_string();
             if added.contains(spelling.as_str()) {
-                problem.get_or_insert((0, format!("the added token {spelling:?} is the spelling of a byte")));
+                let problem = format!("{spelling:?} is the spelling of a byte");
+                return Err(TokenizerError::Invalid { field: "added_tokens".into(), problem });
             }
         }
-        match problem {
-            None => Ok(()),
-            Some((rank, problem)) => Err(TokenizerError::Invalid { field: format!("model.merges[{rank}]"), problem }),
+        let mut resolved = Vec::with_capacity(self.merges.len());
+        let mut kept = Vec::with_capacity(self.merges.len());
+        let mut joined = String::new();
+        for (rank, (left, right)) in std::mem::take(&mut self.merges).into_iter().enumerate() {
+            let wrong = |problem| TokenizerError::Invalid { field: format!("model.merges[{rank}]"), problem };
+            joined.clear();
+            joined.push_str(&left);
+            joined.push_str(&right);
+            if added.contains(joined.as_str()) {
+                return Err(wrong(format!("makes the added token {:?}", excerpt(&joined))));
+            }
+            // An added token never comes out of the merges, so a merge that starts from one is dead.
+            if added.contains(left.as_str()) || added.contains(right.as_str()) {
+                continue;
+            }
+            if left.is_empty() || right.is_empty() {
+                return Err(wrong("has an empty side".into()));
+            }
+            let id_of = |text: &str| {
+                let id = self.vocab.get(text).copied();
+                id.ok_or_else(|| wrong(format!("needs {:?}, which is not in the vocabulary", excerpt(text))))
+            };
+            let ids = [id_of(&left)?, id_of(&right)?, id_of(&joined)?];
+            // So is one of a spelling that stands for no bytes.
+            if in_alphabet(&joined) {
+                resolved.push(ids);
+                kept.push((left, right));
+            }
         }
+        self.merges = kept;
+        Ok(resolved)
     }
 
     /// Drops the tokens that BPE cannot yield: spellings outside the byte alphabet, and those that are neither a
     /// byte nor a merge's product (unless `ignore_merges` reaches them). The library would match some of them.
-    pub(crate) fn drop_unreachable(&mut self) {
-        self.merges.retain(|(left, right)| in_alphabet(left) && in_alphabet(right));
+    fn drop_unreachable(&mut self, merges: &[[u32; 3]], n_ids: usize) {
         let ignore_merges = self.ignore_merges;
-        let products: HashSet<String> = self.merges.iter().map(|(left, right)| format!("{left}{right}")).collect();
-        self.vocab.retain(|text, _| {
-            in_alphabet(text) && (ignore_merges || products.contains(text) || text.chars().nth(1).is_none())
+        let mut is_product = vec![false; n_ids];
+        merges.iter().for_each(|&[_, _, product]| is_product[product as usize] = true);
+        self.vocab.retain(|text, id| {
+            in_alphabet(text) && (ignore_merges || is_product[*id as usize] || text.chars().nth(1).is_none())
         });
     }
 
     /// Counts the pairs among the library's hot symbols, numbered as it numbers them: first what no merge makes,
     /// by id, then products by rank.
-    fn check_hot_pairs(&self) -> Result<(), TokenizerError> {
-        let mut first_rank: HashMap<u32, usize> = HashMap::new();
-        for (rank, (left, right)) in self.merges.iter().enumerate() {
-            if let Some(&product) = self.vocab.get(&format!("{left}{right}")) {
-                first_rank.entry(product).or_insert(rank);
-            }
+    fn check_hot_pairs(&self, merges: &[[u32; 3]], n_ids: usize) -> Result<(), TokenizerError> {
+        let mut first_rank = vec![0; n_ids];
+        for (rank, &[_, _, product]) in merges.iter().enumerate().rev() {
+            first_rank[product as usize] = rank + 1;
         }
-        let mut order: Vec<(usize, u32)> =
-            (self.vocab.values()).map(|&id| (first_rank.get(&id).map_or(0, |rank| rank + 1), id)).collect();
+        let mut order: Vec<(usize, u32)> = self.vocab.values().map(|&id| (first_rank[id as usize], id)).collect();
         order.sort_unstable();
-        let hot: HashSet<u32> = order.iter().take(HOT_SYMBOLS as usize).map(|&(_, id)| id).collect();
-        let is_hot = |text: &str| self.vocab.get(text).is_some_and(|id| hot.contains(id));
-        let n_hot = self.merges.iter().filter(|(left, right)| is_hot(left) && is_hot(right)).count();
+        let mut is_hot = vec![false; n_ids];
+        order.iter().take(HOT_SYMBOLS).for_each(|&(_, id)| is_hot[id as usize] = true);
+        let n_hot = merges.iter().filter(|ids| is_hot[ids[0] as usize] && is_hot[ids[1] as usize]).count();
         limit("merges among the 512 first symbols", n_hot, MAX_HOT_PAIRS)
     }
 }
