@@ -1,2 +1,47 @@
-//! minke
-fn main() {}
+//! The `minke` program: flags in, calls out.
+//!
+//! Owns the command line, its exit codes (0 done, 1 failed, 2 bad usage or input) and everything printed: results to
+//! stdout, all else to stderr. Must not contain logic that another front end would need.
+
+mod command;
+mod failure;
+mod memory;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use command::{chat, inspect, logits};
+
+/// Runs and explains DeepSeek-family models on the machine at hand.
+///
+/// A MODEL is a folder with config.json and safetensors, or a .gguf file (any part of a split one).
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Talk to a model: the answer goes to stdout, its reasoning to stderr.
+    Chat(chat::Args),
+    /// Explain a model before loading it: shapes, parameters, cache and memory.
+    Inspect(inspect::Args),
+    /// Write the logits behind every token of a sequence to a safetensors file.
+    Logits(logits::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Chat(args) => chat::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Logits(args) => logits::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

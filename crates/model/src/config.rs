@@ -7,6 +7,7 @@
 mod gguf;
 mod hf;
 mod keys;
+mod rope;
 
 use ops::{NormLayout, RopePairing, RopeScaling, RopeTable, RouterSpec};
 

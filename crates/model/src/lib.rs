@@ -15,6 +15,6 @@ mod workspace;
 pub use cache::{Cache, KvCache, LatentCache, cache_spec};
 pub use config::{Config, ConfigError};
 pub use forward::{Form, forward, forward_mtp};
-pub use load::{LoadError, drop_absent_mtp, load};
+pub use load::{LoadError, fit_to_file, load, stored};
 pub use weights::Model;
 pub use workspace::{Workspace, workspace_bytes};

@@ -65,12 +65,12 @@ pub enum LoadError {
     },
 }
 
-/// Loads a model onto a device. MTP modules that the config names but the weights lack are left out.
+/// Loads a model onto a device, after [`fit_to_file`].
 ///
 /// # Errors
 /// a tensor is missing, unplanned, misshapen or undecodable, or the device is out of memory
 pub fn load<D: Device>(dev: &D, mut config: Config, file: &Checkpoint) -> Result<Model<D>, LoadError> {
-    drop_absent_mtp(&mut config, file);
+    fit_to_file(&mut config, file);
     let mut loader = Loader { dev, config: &config, file, plan: plan(&config), used: HashSet::new() };
     let n_layers = config.num_hidden_layers;
     let embed = loader.weight("embed")?;
@@ -83,16 +83,39 @@ pub fn load<D: Device>(dev: &D, mut config: Config, file: &Checkpoint) -> Result
     Ok(Model { rope, embed, layers, norm, head, mtp, config })
 }
 
-/// Published quantisations often drop the MTP module: the config then promises more than the file holds.
-pub fn drop_absent_mtp(config: &mut Config, file: &Checkpoint) {
+/// Settles what only the files can tell: MTP modules that a published quantisation dropped are not there, and a head
+/// that is stored is used, even if the config calls it tied.
+pub fn fit_to_file(config: &mut Config, file: &Checkpoint) {
     let first = config.num_hidden_layers;
-    let has_mtp = match file.kind() {
-        Kind::Safetensors => file.tensor(&format!("model.layers.{first}.eh_proj.weight")).is_some(),
-        Kind::Gguf => file.tensor(&format!("blk.{first}.nextn.eh_proj.weight")).is_some(),
+    let (mtp, head) = match file.kind() {
+        Kind::Safetensors => (format!("model.layers.{first}.eh_proj.weight"), "lm_head.weight"),
+        Kind::Gguf => (format!("blk.{first}.nextn.eh_proj.weight"), "output.weight"),
     };
-    if !has_mtp {
+    if file.tensor(&mtp).is_none() {
         config.num_nextn_predict_layers = 0;
     }
+    if file.tensor(head).is_some() {
+        config.tie_word_embeddings = false;
+    }
+}
+
+/// The tensors of the file that hold a planned tensor: one, one per expert, or the two halves of a split `w_ukv`;
+/// FP8 scales are left out. Absent ones are skipped.
+pub fn stored<'f>(file: &'f Checkpoint, config: &Config, planned: &PlannedTensor) -> Vec<&'f Tensor> {
+    if file.kind() == Kind::Gguf {
+        if let Some(tensor) = file.tensor(&planned.gguf) {
+            return vec![tensor];
+        }
+        let layer = planned.name.split('.').nth(1).and_then(|layer| layer.parse().ok());
+        return match (&config.attention, layer, planned.name.ends_with(".w_ukv")) {
+            (Attention::Mla(mla), Some(layer), true) => {
+                gguf_split_kv_b(mla, layer).iter().filter_map(|(name, _)| file.tensor(name)).collect()
+            }
+            _ => Vec::new(),
+        };
+    }
+    let n = if planned.safetensors.contains("{}") { planned.shape[0] } else { 1 };
+    (0..n).filter_map(|e| file.tensor(&planned.safetensors.replace("{}", &e.to_string()))).collect()
 }
 
 struct Loader<'a, D: Device> {

@@ -64,23 +64,21 @@ pub fn oracles(folder: &Path) -> Vec<Oracle> {
 impl Oracle {
     /// Loads the oracle's model.
     ///
-    /// # Panics
-    /// If it cannot be loaded
-    #[must_use]
-    pub fn load<D: Device>(&self, dev: &D) -> Model<D> {
-        self.load_with_config(dev, "config.json")
+    /// # Errors
+    /// The loader's own message
+    pub fn load<D: Device>(&self, dev: &D) -> Result<Model<D>, String> {
+        let describe = |e: &dyn std::fmt::Display| format!("{}: {e}", self.name);
+        let weights = Checkpoint::open(&self.dir).map_err(|e| describe(&e))?;
+        model::load(dev, self.config("config.json")?, &weights).map_err(|e| describe(&e))
     }
 
-    /// Loads the oracle's model with another of its config files.
+    /// One of the oracle's config files.
     ///
-    /// # Panics
-    /// If it cannot be loaded
-    #[must_use]
-    pub fn load_with_config<D: Device>(&self, dev: &D, config: &str) -> Model<D> {
-        let json = checkpoint::read_config(self.dir.join(config)).expect("a readable config");
-        let config = Config::from_json(&json).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        let weights = Checkpoint::open(&self.dir).expect("readable weights");
-        model::load(dev, config, &weights).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    /// # Errors
+    /// The reader's own message
+    pub fn config(&self, file: &str) -> Result<Config, String> {
+        let json = checkpoint::read_config(self.dir.join(file)).map_err(|e| e.to_string())?;
+        Config::from_json(&json).map_err(|e| format!("{}: {e}", self.name))
     }
 
     /// The stored prompts.

@@ -3,11 +3,11 @@
 //! Owns the meaning of each key and its default. Defaults are the publishers' (their own code's), not guesses.
 //! Must not accept a value whose computation has no fixture.
 
-use ops::{RopePairing, RopeScaling, RouterSpec, Scoring, Selection, rope::yarn_mscale};
+use ops::{RouterSpec, Scoring, Selection};
 use serde_json::{Value, json};
 
 use super::keys::{ConfigError, Keys};
-use super::{Attention, Config, Family, Fp8Block, Gqa, Mla, Moe, Rope};
+use super::{Attention, Config, Family, Fp8Block, Gqa, Mla, Moe, rope};
 
 const FAMILIES: [(&str, Family); 5] = [
     ("deepseek_v2", Family::DeepseekV2),
@@ -23,13 +23,11 @@ pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
     keys.only("hidden_act", &json!("silu"))?;
     let hidden_size = keys.dim("hidden_size")?;
     let num_hidden_layers = keys.dim("num_hidden_layers")?;
+    if family != Family::Llama {
+        keys.only("mlp_bias", &json!(false))?;
+    }
     let is_deepseek = matches!(family, Family::DeepseekV2 | Family::DeepseekV3);
-    let (scaling, rope_theta, softmax_mscale) = rope_scaling(&keys, family)?;
-    let pairing = match family {
-        Family::DeepseekV2 => RopePairing::Interleaved,
-        Family::DeepseekV3 if keys.flag("rope_interleave", true)? => RopePairing::Interleaved,
-        _ => RopePairing::Halved,
-    };
+    let (rope, softmax_mscale) = rope::read(&keys, family)?;
     let (attention, moe) = if is_deepseek {
         (Attention::Mla(mla(&keys, softmax_mscale)?), moe(&keys, family, num_hidden_layers)?)
     } else {
@@ -41,10 +39,10 @@ pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
         hidden_size,
         num_hidden_layers,
         intermediate_size: keys.dim("intermediate_size")?,
-        mlp_bias: family == Family::Llama && keys.flag("mlp_bias", false)?,
+        mlp_bias: keys.flag("mlp_bias", false)?,
         moe,
         attention,
-        rope: Rope { rope_theta, scaling, pairing },
+        rope,
         rms_norm_eps: keys.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
         max_position_embeddings: keys.dim("max_position_embeddings")?,
@@ -211,88 +209,6 @@ fn check_router(keys: &Keys<'_>, router: &RouterSpec) -> Result<(), ConfigError>
         return Err(keys.error("num_experts_per_tok", &expected, &top_k.to_string()));
     }
     Ok(())
-}
-
-/// RoPE scaling, base, and the factor on the softmax scale.
-///
-/// `rope_parameters` is transformers 5's spelling and holds the base too; `rope_scaling` is the publishers'.
-fn rope_scaling(keys: &Keys<'_>, family: Family) -> Result<(RopeScaling, f64, f64), ConfigError> {
-    let scaling = match keys.object("rope_parameters", "config.json: rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => keys.object("rope_scaling", "config.json: rope_scaling")?,
-    };
-    let in_scaling = scaling.map_or(Ok(None), |s| s.opt_positive("rope_theta"))?;
-    let rope_theta = in_scaling.or(keys.opt_positive("rope_theta")?).unwrap_or(10000.0);
-    if rope_theta <= 1.0 {
-        return Err(keys.error("rope_theta", "a number above 1", &rope_theta.to_string()));
-    }
-    keys.only("partial_rotary_factor", &json!(1.0))?;
-    let Some(scaling) = scaling else { return Ok((RopeScaling::None, rope_theta, 1.0)) };
-    scaling.only("partial_rotary_factor", &json!(1.0))?;
-    #[derive(Clone, Copy)]
-    enum Kind {
-        Default,
-        Linear,
-        Llama3,
-        Yarn,
-    }
-    let known = [("default", Kind::Default), ("linear", Kind::Linear), ("llama3", Kind::Llama3), ("yarn", Kind::Yarn)];
-    let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-    Ok(match scaling.choice(key, &known, Some(Kind::Default))? {
-        Kind::Default => (RopeScaling::None, rope_theta, 1.0),
-        Kind::Linear => (RopeScaling::Linear { factor: scaling.positive("factor")? }, rope_theta, 1.0),
-        Kind::Llama3 => {
-            let (low_freq_factor, high_freq_factor) =
-                (scaling.positive("low_freq_factor")?, scaling.positive("high_freq_factor")?);
-            if high_freq_factor <= low_freq_factor {
-                let expected = format!("more than low_freq_factor ({low_freq_factor})");
-                return Err(scaling.error("high_freq_factor", &expected, &high_freq_factor.to_string()));
-            }
-            let llama3 = RopeScaling::Llama3 {
-                factor: scaling.positive("factor")?,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings: scaling.positive("original_max_position_embeddings")?,
-            };
-            (llama3, rope_theta, 1.0)
-        }
-        Kind::Yarn => {
-            let (yarn, softmax_mscale) = yarn(&scaling, keys, family)?;
-            (yarn, rope_theta, softmax_mscale)
-        }
-    })
-}
-
-/// YaRN and the factor on the softmax scale (DeepSeek's `mscale_all_dim`).
-fn yarn(scaling: &Keys<'_>, keys: &Keys<'_>, family: Family) -> Result<(RopeScaling, f64), ConfigError> {
-    let factor = scaling.positive("factor")?;
-    let original = match scaling.opt_positive("original_max_position_embeddings")? {
-        Some(original) => original,
-        None => keys.positive("max_position_embeddings")?,
-    };
-    let mscale = scaling.number("mscale")?.filter(|m| *m != 0.0);
-    let mscale_all_dim = scaling.number("mscale_all_dim")?.filter(|m| *m != 0.0);
-    // `attn_factor` multiplies the engine's own factor: R1-0528-Qwen3-8B ships its inverse so that the product is 1.
-    let attn_factor = scaling.opt_positive("attn_factor")?.unwrap_or(1.0);
-    let magnitude = match (scaling.opt_positive("attention_factor")?, mscale, mscale_all_dim) {
-        (Some(given), _, _) => given,
-        (None, Some(m), Some(all)) => yarn_mscale(factor, m) / yarn_mscale(factor, all),
-        _ => yarn_mscale(factor, 1.0) * attn_factor,
-    };
-    let is_mla = matches!(family, Family::DeepseekV2 | Family::DeepseekV3);
-    let softmax_mscale = match mscale_all_dim {
-        Some(all) if is_mla => yarn_mscale(factor, all).powi(2),
-        _ => 1.0,
-    };
-    let yarn = RopeScaling::Yarn {
-        factor,
-        original_max_position_embeddings: original,
-        beta_fast: scaling.opt_positive("beta_fast")?.unwrap_or(32.0),
-        beta_slow: scaling.opt_positive("beta_slow")?.unwrap_or(1.0),
-        truncate: scaling.flag("truncate", true)?,
-        magnitude,
-    };
-    Ok((yarn, softmax_mscale))
 }
 
 fn fp8_block(keys: &Keys<'_>) -> Result<Option<Fp8Block>, ConfigError> {

@@ -1,0 +1,5 @@
+//! The subcommands, one file each. Must not share state.
+
+pub(crate) mod chat;
+pub(crate) mod inspect;
+pub(crate) mod logits;

@@ -1,0 +1,203 @@
+//! `minke logits`: the numbers behind a model's choices, for tests and comparisons.
+//!
+//! Owns reading token ids and writing the file. Must not compute.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use checkpoint::Dtype;
+use checkpoint::write::{Data, Item, safetensors};
+use engine::{Session, SessionOptions, argmax};
+use indicatif::{ProgressBar, ProgressStyle};
+use model::{Form, Model};
+use ops::{Reference, RowFormat, WeightFormat};
+
+use crate::failure::{Failure, print};
+use crate::memory::{bytes, memory};
+use crate::source::Source;
+
+/// Arguments of `minke logits`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Model folder or .gguf file.
+    #[arg(short, long, default_value = "tiny")]
+    model: String,
+    /// Token ids, separated by commas.
+    #[arg(long, value_delimiter = ',', required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
+    tokens: Vec<u32>,
+    /// File of token ids, separated by commas, blanks or new lines; a JSON array will do.
+    #[arg(long, value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
+    /// Safetensors file to write: `logits` [T, vocab] f32; with an MTP module `mtp_logits` [T-1, vocab], row i being
+    /// the distribution of token i+2; with --greedy `greedy_ids` [T+N] i32.
+    #[arg(long, value_name = "X.safetensors")]
+    out: PathBuf,
+    /// Form of Multi-head Latent Attention.
+    #[arg(long, value_enum, default_value = "auto")]
+    form: FormArg,
+    /// Tokens per forward pass; 0 takes as many as memory allows.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    chunk: usize,
+    /// Also continue greedily by N tokens.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    greedy: usize,
+    /// How cache rows are stored.
+    #[arg(long, value_enum, default_value = "f32")]
+    cache: CacheArg,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--form`
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum FormArg {
+    /// The cheaper one for each chunk.
+    Auto,
+    /// Queries move into the latent space.
+    Absorbed,
+    /// Latents are expanded to keys and values.
+    Expanded,
+}
+
+/// `--cache`
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum CacheArg {
+    /// 4 bytes per value.
+    F32,
+    /// 2 bytes per value.
+    Bf16,
+}
+
+impl CacheArg {
+    pub(crate) fn row_format(self) -> RowFormat {
+        match self {
+            Self::F32 => RowFormat::F32,
+            Self::Bf16 => RowFormat::BF16,
+        }
+    }
+}
+
+struct Outputs {
+    logits: Vec<f32>,
+    mtp_logits: Vec<f32>,
+    ids: Vec<u32>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let tokens = match &args.tokens_file {
+        Some(file) => read_tokens(file)?,
+        None => args.tokens.clone(),
+    };
+    let source = Source::open(&args.model)?;
+    check(args, &tokens, &source)?;
+    let (vocab, n) = (source.config.vocab_size, tokens.len());
+    let model = model::load(&Reference, source.config.clone(), source.weights()?)?;
+    let found = compute(args, &model, &tokens)?;
+    let f32s = Dtype::Weight(WeightFormat::F32);
+    let ids: Vec<u8> = found.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let (logits_shape, mtp_shape, ids_shape) = ([n, vocab], [n - 1, vocab], [found.ids.len()]);
+    let mut items =
+        vec![Item { name: "logits", dtype: f32s.clone(), shape: &logits_shape, data: Data::F32(&found.logits) }];
+    if model.mtp.is_some() {
+        items.push(Item { name: "mtp_logits", dtype: f32s, shape: &mtp_shape, data: Data::F32(&found.mtp_logits) });
+    }
+    if args.greedy > 0 {
+        items.push(Item { name: "greedy_ids", dtype: Dtype::I32, shape: &ids_shape, data: Data::Bytes(&ids) });
+    }
+    safetensors(&args.out, &BTreeMap::new(), &items)?;
+    report(args, &items, &found.ids[n..])
+}
+
+fn report(args: &Args, items: &[Item<'_>], greedy: &[u32]) -> Result<(), Failure> {
+    if args.json {
+        let tensors: serde_json::Map<String, serde_json::Value> =
+            items.iter().map(|item| (item.name.to_owned(), item.shape.into())).collect();
+        let report = serde_json::json!({ "out": args.out, "tensors": tensors, "greedy": greedy });
+        return print(&format!("{report}\n"));
+    }
+    let shapes: Vec<String> = items.iter().map(|item| format!("{} {:?}", item.name, item.shape)).collect();
+    print(&format!("{}: {}\n", args.out.display(), shapes.join(", ")))
+}
+
+fn compute(args: &Args, model: &Model<Reference>, tokens: &[u32]) -> Result<Outputs, Failure> {
+    let form = match args.form {
+        FormArg::Auto => Form::Auto,
+        FormArg::Absorbed => Form::Absorbed,
+        FormArg::Expanded => Form::Expanded,
+    };
+    let chunk = if args.chunk == 0 { 512 } else { args.chunk };
+    let options =
+        SessionOptions { n_context: tokens.len() + args.greedy, chunk, form, row_format: args.cache.row_format() };
+    let mut session = Session::new(&Reference, model, options)?;
+    let vocab = model.config.vocab_size;
+    let mut logits = Vec::with_capacity(tokens.len() * vocab);
+    let mut mtp_logits = Vec::new();
+    let progress = progress((tokens.len() + args.greedy) as u64);
+    session.push_all(
+        tokens,
+        |row| {
+            logits.extend_from_slice(row);
+            progress.inc(1);
+        },
+        |row| mtp_logits.extend_from_slice(row),
+    )?;
+    let mut ids = tokens.to_vec();
+    if args.greedy > 0 {
+        ids.push(argmax(&logits[(tokens.len() - 1) * vocab..]));
+    }
+    while ids.len() < tokens.len() + args.greedy {
+        let next = argmax(session.push(&ids[ids.len() - 1..])?);
+        ids.push(next);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(Outputs { logits, mtp_logits, ids })
+}
+
+/// A bar on stderr, where that is a terminal.
+fn progress(n: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{pos}/{len} tokens {wide_bar} {per_sec} eta {eta}");
+    let bar = ProgressBar::new(n);
+    style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+fn check(args: &Args, tokens: &[u32], source: &Source) -> Result<(), Failure> {
+    let (vocab, context) = (source.config.vocab_size, source.config.max_position_embeddings);
+    if tokens.is_empty() {
+        return Err(Failure::input("--tokens: expected one or more token ids, found none"));
+    }
+    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
+        return Err(Failure::input(format!(
+            "--tokens: expected ids below {vocab}, this model's vocabulary, found {id}"
+        )));
+    }
+    let total = tokens.len() + args.greedy;
+    if total > context {
+        let limit = format!("expected at most {context} tokens, this model's context, found {total}");
+        return Err(Failure::input(format!("--tokens: {limit}")));
+    }
+    let n_mtp = source.config.num_nextn_predict_layers;
+    let needed = (tokens.len() * (1 + n_mtp)) as u64 * vocab as u64 * 4;
+    let available = memory().available;
+    if needed > available / 2 {
+        let (needed, available) = (bytes(needed), bytes(available));
+        let message = format!("--tokens: {total} × {vocab} logits take {needed}, expected at most half of {available}");
+        return Err(Failure::input(message));
+    }
+    Ok(())
+}
+
+fn read_tokens(file: &Path) -> Result<Vec<u32>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::input(format!("{}: cannot be read: {e}", file.display())))?;
+    let inner = text.trim();
+    let inner = inner.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(inner);
+    let ids = inner.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    ids.map(|id| {
+        let message = || format!("{}: expected token ids, found {id:.40?}", file.display());
+        id.parse().map_err(|_| Failure::input(message()))
+    })
+    .collect()
+}

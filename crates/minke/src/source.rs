@@ -1,0 +1,214 @@
+//! What `-m MODEL` names, opened.
+//!
+//! Owns finding config, weights, tokenizer and template of a model on disk. Must not print.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkpoint::gguf::{Array, Metadata, Value};
+use checkpoint::{Checkpoint, Kind};
+use model::Config;
+use text::{ChatTemplate, GgufVocab, Tokenizer, TokenizerConfig};
+
+use crate::failure::Failure;
+
+/// The largest tokenizer file that is read; published ones have up to 35 MB.
+const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+
+/// The path that a model's name stands for.
+///
+/// # Errors
+/// It is neither a path nor something this version can find by another name
+pub(crate) fn locate(name: &str) -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    if name == "tiny" {
+        return Err(Failure::input(
+            "no model named: this version has no embedded model yet; expected -m FOLDER or -m FILE.gguf",
+        ));
+    }
+    let hint = if name.split('/').count() == 2 && !name.starts_with('.') && !name.ends_with(".gguf") {
+        "; models are not downloaded yet: fetch it by other means and name its folder"
+    } else {
+        ""
+    };
+    Err(Failure::input(format!(
+        "{name}: expected a folder with config.json and safetensors, or a .gguf file, found nothing there{hint}"
+    )))
+}
+
+/// A model on disk: its config, and its weights if they are there.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+impl Source {
+    /// Opens config and weights; a folder or file of config.json alone has no weights.
+    pub(crate) fn open(name: &str) -> Result<Self, Failure> {
+        let path = locate(name)?;
+        let is_json = path.extension().is_some_and(|e| e == "json") && !name.ends_with(".index.json");
+        if is_json || (path.is_dir() && !has_weights(&path)) {
+            let config = Config::from_json(&checkpoint::read_config(&path)?)?;
+            return Ok(Self { path, config, checkpoint: None });
+        }
+        let checkpoint = Checkpoint::open(&path)?;
+        let mut config = match checkpoint.kind() {
+            Kind::Gguf => Config::from_gguf(&checkpoint)?,
+            Kind::Safetensors => Config::from_json(&checkpoint::read_config(folder_of(&path))?)?,
+        };
+        model::fit_to_file(&mut config, &checkpoint);
+        Ok(Self { path, config, checkpoint: Some(checkpoint) })
+    }
+
+    /// The weights.
+    pub(crate) fn weights(&self) -> Result<&Checkpoint, Failure> {
+        self.checkpoint.as_ref().ok_or_else(|| {
+            let path = self.path.display();
+            Failure::input(format!("{path}: expected weights (model.safetensors or .gguf), found only config.json"))
+        })
+    }
+
+    /// Tokenizer and chat template.
+    pub(crate) fn text(&self) -> Result<Text, Failure> {
+        match self.weights()?.gguf() {
+            Some(metadata) => Text::from_gguf(metadata),
+            None => Text::from_folder(folder_of(&self.path)),
+        }
+    }
+}
+
+fn has_weights(folder: &Path) -> bool {
+    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }
+}
+
+/// How a model reads and writes text.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) config: TokenizerConfig,
+    pub(crate) template: Option<ChatTemplate>,
+    /// generation_config.json, or an empty object.
+    pub(crate) generation: serde_json::Value,
+}
+
+impl Text {
+    fn from_folder(folder: &Path) -> Result<Self, Failure> {
+        let Some(json) = read(folder, "tokenizer.json")? else {
+            let file = folder.join("tokenizer.json");
+            return Err(Failure::input(format!("{}: expected the model's tokenizer, found no file", file.display())));
+        };
+        let tokenizer = Tokenizer::from_json(&json)?;
+        let mut config = match read(folder, "tokenizer_config.json")? {
+            Some(json) => TokenizerConfig::from_json(&json)?,
+            None => TokenizerConfig::default(),
+        };
+        if let Some(source) = read(folder, "chat_template.jinja")? {
+            config.chat_template = Some(String::from_utf8_lossy(&source).into_owned());
+        }
+        let generation_file = folder.join("generation_config.json");
+        let generation = match generation_file.exists() {
+            true => checkpoint::read_config(generation_file)?,
+            false => serde_json::json!({}),
+        };
+        Self::new(tokenizer, config, generation)
+    }
+
+    fn from_gguf(metadata: &Metadata) -> Result<Self, Failure> {
+        let vocab = GgufVocab {
+            model: metadata.required::<&str>("tokenizer.ggml.model")?.to_owned(),
+            pre: metadata.optional::<&str>("tokenizer.ggml.pre")?.unwrap_or("default").to_owned(),
+            tokens: strings(metadata, "tokenizer.ggml.tokens")?,
+            token_types: integers(metadata, "tokenizer.ggml.token_type")?,
+            merges: strings(metadata, "tokenizer.ggml.merges")?,
+            bos_token_id: metadata.optional("tokenizer.ggml.bos_token_id")?,
+            eos_token_id: metadata.optional("tokenizer.ggml.eos_token_id")?,
+            add_bos_token: metadata.optional("tokenizer.ggml.add_bos_token")?,
+            chat_template: metadata.optional::<&str>("tokenizer.chat_template")?.map(str::to_owned),
+        };
+        Self::new(Tokenizer::from_gguf(&vocab)?, TokenizerConfig::from_gguf(&vocab), serde_json::json!({}))
+    }
+
+    fn new(tokenizer: Tokenizer, config: TokenizerConfig, generation: serde_json::Value) -> Result<Self, Failure> {
+        let template = ChatTemplate::new(&config, &tokenizer)?;
+        Ok(Self { tokenizer: Arc::new(tokenizer), config, template, generation })
+    }
+
+    /// Every token that ends an answer.
+    pub(crate) fn end_tokens(&self, model: &Config) -> Vec<u32> {
+        // Tokens that end a turn in the families' templates, whichever of them the files call eos.
+        const TURN_ENDS: [&str; 5] =
+            ["<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"];
+        let mut ids = model.eos_token_ids.clone();
+        let from_generation = match &self.generation["eos_token_id"] {
+            serde_json::Value::Array(ids) => ids.clone(),
+            id => vec![id.clone()],
+        };
+        ids.extend(from_generation.iter().filter_map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())));
+        ids.extend(self.config.eos_id(&self.tokenizer));
+        ids.extend(TURN_ENDS.iter().filter_map(|token| self.tokenizer.added_token_id(token)));
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// A file of the folder, if it is there.
+fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let path = folder.join(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let describe = |e: std::io::Error| Failure::input(format!("{}: cannot be read: {e}", path.display()));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&path).map_err(describe)?;
+    file.take(TOKENIZER_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(describe)?;
+    if bytes.len() as u64 > TOKENIZER_BYTES_MAX {
+        let found = format!("{}: expected at most {TOKENIZER_BYTES_MAX} bytes, found more", path.display());
+        return Err(Failure::input(found));
+    }
+    Ok(Some(bytes))
+}
+
+fn array<'a>(metadata: &'a Metadata, key: &str) -> Result<Option<&'a Array>, Failure> {
+    match metadata.get(key) {
+        None => Ok(None),
+        Some(Value::Array(array)) => Ok(Some(array)),
+        Some(_) => {
+            let file = metadata.file().display();
+            Err(Failure::input(format!("{file}: metadata key {key:?}: expected an array, found a single value")))
+        }
+    }
+}
+
+fn strings(metadata: &Metadata, key: &str) -> Result<Vec<String>, Failure> {
+    let Some(array) = array(metadata, key)? else { return Ok(Vec::new()) };
+    let text = |i| array.text(i).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let texts: Option<Vec<String>> = (0..array.len()).map(text).collect();
+    let file = metadata.file().display();
+    texts.ok_or_else(|| Failure::input(format!("{file}: metadata key {key:?}: expected strings, found numbers")))
+}
+
+fn integers(metadata: &Metadata, key: &str) -> Result<Option<Vec<i32>>, Failure> {
+    let Some(array) = array(metadata, key)? else { return Ok(None) };
+    let number = |i| match array.get(i)? {
+        Value::I32(n) => Some(n),
+        Value::U32(n) => i32::try_from(n).ok(),
+        Value::I8(n) => Some(n.into()),
+        Value::U8(n) => Some(n.into()),
+        _ => None,
+    };
+    let numbers: Option<Vec<i32>> = (0..array.len()).map(number).collect();
+    let file = metadata.file().display();
+    let error = || Failure::input(format!("{file}: metadata key {key:?}: expected 32-bit integers"));
+    numbers.map(Some).ok_or_else(error)
+}
