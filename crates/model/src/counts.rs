@@ -1,6 +1,6 @@
 //! What a model costs: parameters, operations and cache bytes, derived from the weight plan.
 //!
-//! Owns arithmetic on the plan only. Must not load anything.
+//! Owns arithmetic on the plan only; counts saturate, because a config may claim anything. Must not load anything.
 
 use crate::config::{Attention, Config};
 use crate::plan::{Role, plan};
@@ -23,16 +23,17 @@ pub fn parameters(config: &Config) -> Parameters {
     for tensor in plan(config) {
         let n = tensor.numel();
         if tensor.mtp {
-            counts.mtp += n;
+            counts.mtp = counts.mtp.saturating_add(n);
             continue;
         }
-        counts.total += n;
-        counts.active += match (tensor.role, &config.moe) {
+        counts.total = counts.total.saturating_add(n);
+        let active = match (tensor.role, &config.moe) {
             (Role::Embedding, _) if config.tie_word_embeddings => n,
             (Role::Embedding, _) => config.hidden_size as u64,
             (Role::Expert, Some(moe)) => n / moe.router.n_experts as u64 * moe.router.top_k as u64,
             _ => n,
         };
+        counts.active = counts.active.saturating_add(active);
     }
     counts
 }
@@ -40,15 +41,16 @@ pub fn parameters(config: &Config) -> Parameters {
 /// Floating-point operations of decoding one token behind `n_cached` cached ones (absorbed MLA); a multiply-add is two.
 #[must_use]
 pub fn decode_flops(config: &Config, n_cached: u64) -> u64 {
-    let n_visible = n_cached + 1;
+    let n_visible = n_cached.saturating_add(1);
     let per_layer = match &config.attention {
         Attention::Mla(mla) => {
             let h = mla.num_attention_heads as u64;
-            h * (2 * mla.kv_lora_rank + mla.qk_rope_head_dim) as u64 * n_visible
+            (h * (2 * mla.kv_lora_rank + mla.qk_rope_head_dim) as u64).saturating_mul(n_visible)
         }
-        Attention::Gqa(gqa) => (gqa.num_attention_heads * gqa.head_dim) as u64 * 2 * n_visible,
+        Attention::Gqa(gqa) => (2 * (gqa.num_attention_heads * gqa.head_dim) as u64).saturating_mul(n_visible),
     };
-    2 * (parameters(config).active + per_layer * config.num_hidden_layers as u64)
+    let attention = per_layer.saturating_mul(config.num_hidden_layers as u64);
+    parameters(config).active.saturating_add(attention).saturating_mul(2)
 }
 
 /// Cache bytes per token of a model and of its hypothetical twins with expanded heads.

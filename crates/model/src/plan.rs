@@ -48,10 +48,10 @@ pub struct PlannedTensor {
 }
 
 impl PlannedTensor {
-    /// Number of weights.
+    /// Number of weights; `u64::MAX` where a hostile config asks for more.
     #[must_use]
     pub fn numel(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product()
+        self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d as u64))
     }
 }
 

@@ -72,6 +72,16 @@ impl Oracle {
         model::load(dev, self.config("config.json")?, &weights).map_err(|e| describe(&e))
     }
 
+    /// Loads the same model from a GGUF file, which brings its own config.
+    ///
+    /// # Errors
+    /// The loader's own message
+    pub fn load_gguf<D: Device>(&self, dev: &D, file: &Path) -> Result<Model<D>, String> {
+        let weights = Checkpoint::open(file).map_err(|e| e.to_string())?;
+        let config = Config::from_gguf(&weights).map_err(|e| format!("{}: {e}", file.display()))?;
+        model::load(dev, config, &weights).map_err(|e| e.to_string())
+    }
+
     /// One of the oracle's config files.
     ///
     /// # Errors

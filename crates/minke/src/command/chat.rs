@@ -31,10 +31,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 4096, value_name = "N")]
     max_tokens: usize,
     /// 0 always takes the most probable token [default: the model's own, else 0.6].
-    #[arg(long, value_parser = temperature)]
+    #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keeps the most probable tokens that hold this much probability [default: the model's own, else 0.95].
-    #[arg(long, value_parser = probability)]
+    #[arg(long, value_parser = probability, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keeps this many most probable tokens; 0 keeps all [default: the model's own, else 0].
     #[arg(long)]

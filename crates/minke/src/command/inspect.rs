@@ -68,7 +68,8 @@ impl<'a> Report<'a> {
         let config = &source.config;
         let parameters = counts::parameters(config);
         let mut by_type: BTreeMap<String, Stored> = BTreeMap::new();
-        let (mut weight_bytes, mut active_bytes) = (2 * parameters.total, 2 * parameters.active);
+        let (mut weight_bytes, mut active_bytes) =
+            (parameters.total.saturating_mul(2), parameters.active.saturating_mul(2));
         if let Some(file) = &source.checkpoint {
             // Loading is cheap, for weights stay where they are, and it checks every name and shape.
             model::load(&Reference, config.clone(), file)?;
@@ -94,7 +95,8 @@ impl<'a> Report<'a> {
 
     /// Bytes to run with this context, cache in bf16.
     fn needed(&self, context: u64) -> u64 {
-        self.weight_bytes + self.activation_bytes() + context * self.cache_bf16.own
+        let cache = context.saturating_mul(self.cache_bf16.own);
+        self.weight_bytes.saturating_add(self.activation_bytes()).saturating_add(cache)
     }
 
     /// The contexts to report, up to the model's own limit.
@@ -105,7 +107,7 @@ impl<'a> Report<'a> {
 
     /// The longest context whose cache fits beside the weights.
     fn context_max(&self) -> u64 {
-        let left = self.memory.available.saturating_sub(self.weight_bytes + self.activation_bytes());
+        let left = self.memory.available.saturating_sub(self.needed(0));
         (left / self.cache_bf16.own.max(1)).min(self.config().max_position_embeddings as u64)
     }
 

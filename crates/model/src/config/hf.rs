@@ -17,12 +17,17 @@ const FAMILIES: [(&str, Family); 5] = [
     ("llama", Family::Llama),
 ];
 
+/// Most layers accepted; the deepest published model has 126.
+const LAYERS_MAX: usize = 1024;
+/// Longest context accepted.
+const POSITIONS_MAX: usize = 1 << 27;
+
 pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
     let keys = Keys::new("config.json", json)?;
     let family = keys.choice("model_type", &FAMILIES, None)?;
     keys.only("hidden_act", &json!("silu"))?;
     let hidden_size = keys.dim("hidden_size")?;
-    let num_hidden_layers = keys.dim("num_hidden_layers")?;
+    let num_hidden_layers = keys.dim_up_to("num_hidden_layers", LAYERS_MAX)?;
     if family != Family::Llama {
         keys.only("mlp_bias", &json!(false))?;
     }
@@ -45,7 +50,7 @@ pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
         rope,
         rms_norm_eps: keys.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        max_position_embeddings: keys.dim("max_position_embeddings")?,
+        max_position_embeddings: keys.dim_up_to("max_position_embeddings", POSITIONS_MAX)?,
         num_nextn_predict_layers: keys.count("num_nextn_predict_layers")?.unwrap_or(0),
         bos_token_id: token_ids(&keys, "bos_token_id")?.first().copied(),
         eos_token_ids: token_ids(&keys, "eos_token_id")?,
@@ -135,7 +140,7 @@ fn gqa(keys: &Keys<'_>, family: Family, hidden_size: usize) -> Result<Gqa, Confi
 /// Sliding windows are not computed: refuse the configs whose layers would use one.
 fn refuse_windows(keys: &Keys<'_>) -> Result<(), ConfigError> {
     if keys.flag("use_sliding_window", false)? {
-        let layers = keys.dim("num_hidden_layers")?;
+        let layers = keys.dim_up_to("num_hidden_layers", LAYERS_MAX)?;
         let first = keys.count("max_window_layers")?.unwrap_or(layers);
         if first < layers && keys.get("sliding_window").is_some() {
             return Err(keys.error("use_sliding_window", "false: windowed attention is not supported", "true"));

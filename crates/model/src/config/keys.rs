@@ -26,8 +26,9 @@ impl ConfigError {
     }
 }
 
-/// Largest size accepted for any dimension: far above every model, far below overflow of a product of two.
-pub(super) const DIM_MAX: usize = 1 << 24;
+/// Largest size accepted for any dimension: above every published model, and small enough that a config of a few
+/// hundred bytes cannot ask for much.
+const DIM_MAX: usize = 1 << 20;
 
 /// An object of the config and the path that leads to it.
 #[derive(Clone, Copy)]
@@ -65,6 +66,13 @@ impl<'a> Keys<'a> {
         value.ok_or_else(|| self.error(key, expected, "no such key"))
     }
 
+    /// A count between 1 and `max`, which the errors give.
+    pub(super) fn dim_up_to(&self, key: &str, max: usize) -> Result<usize, ConfigError> {
+        let value = self.count_up_to(key, max)?.filter(|n| *n > 0);
+        let found = self.get(key).map_or("no such key".to_owned(), show);
+        value.ok_or_else(|| self.error(key, &format!("an integer from 1 to {max}"), &found))
+    }
+
     /// A count between 1 and [`DIM_MAX`].
     pub(super) fn dim(&self, key: &str) -> Result<usize, ConfigError> {
         let value = self.opt_dim(key)?;
@@ -80,12 +88,16 @@ impl<'a> Keys<'a> {
 
     /// A count between 0 and [`DIM_MAX`], if present.
     pub(super) fn count(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        self.count_up_to(key, DIM_MAX)
+    }
+
+    fn count_up_to(&self, key: &str, max: usize) -> Result<Option<usize>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let whole =
             value.as_u64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && *f >= 0.0).map(|f| f as u64));
         match whole {
-            Some(n) if n <= DIM_MAX as u64 => Ok(Some(n as usize)),
-            _ => Err(self.error(key, &format!("an integer of at most {DIM_MAX}"), &show(value))),
+            Some(n) if n <= max as u64 => Ok(Some(n as usize)),
+            _ => Err(self.error(key, &format!("an integer of at most {max}"), &show(value))),
         }
     }
 

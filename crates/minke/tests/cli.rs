@@ -1,0 +1,246 @@
+//! The program as its users meet it: output, files, exit codes, errors.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use checkpoint::Checkpoint;
+use serde_json::{Value, json};
+use testkit::oracle::{fixtures, max_difference};
+
+fn minke(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_minke")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn oracle(name: &str) -> PathBuf {
+    fixtures().join(name)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "exit {:?}: {}", output.status.code(), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Bad input: exit code 2, nothing on stdout, and an error that says all of `parts`.
+fn refused(args: &[&str], parts: &[&str]) {
+    let output = minke(args);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+    assert_eq!(text(&output.stdout), "", "{args:?}");
+    for part in parts {
+        assert!(error.contains(part), "{args:?} should say {part:?}, says {error}");
+    }
+}
+
+/// A copy of an oracle's model that may be damaged.
+fn copy(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(oracle(name).join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+fn edit_config(dir: &Path, key: &str, value: Value) {
+    let path = dir.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn inspect_derives_the_published_cache_figures_from_a_config_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "model_type": "deepseek_v3", "hidden_act": "silu", "vocab_size": 129280, "hidden_size": 7168,
+        "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_hidden_layers": 61,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 1, "n_routed_experts": 256,
+        "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
+        "v_head_dim": 128, "qk_nope_head_dim": 128, "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8,
+        "first_k_dense_replace": 3, "max_position_embeddings": 163840
+    });
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let report: Value = serde_json::from_str(&stdout(&minke(&["inspect", path, "--json"]))).unwrap();
+    assert_eq!(report["cache"]["bytes_per_token"]["bf16"], 70_272);
+    assert_eq!(report["cache"]["mha_bytes_per_token_bf16"], 3_997_696);
+    assert_eq!(report["cache"]["gqa8_bytes_per_token_bf16"], 249_856);
+    assert!((report["cache"]["percent_of_mha"].as_f64().unwrap() - 1.758).abs() < 1e-3);
+    assert_eq!(report["weights"]["present"], false);
+    let human = stdout(&minke(&["inspect", "-m", path]));
+    assert!(human.contains("70,272 bytes per token in bf16") && human.contains("1.76 %"), "{human}");
+    refused(&["chat", "-m", path, "hello"], &["expected weights", "found only config.json"]);
+}
+
+#[test]
+fn inspect_counts_what_the_file_holds() {
+    let path = oracle("dsv3_fp8");
+    let report: Value = serde_json::from_str(&stdout(&minke(&["inspect", path.to_str().unwrap(), "--json"]))).unwrap();
+    let by_type = report["weights"]["by_type"].as_object().unwrap();
+    let sum: u64 = by_type.values().map(|t| t["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(report["weights"]["bytes"], sum);
+    assert!(by_type["F8_E4M3"]["bytes"].as_u64().unwrap() > sum / 3);
+    assert_eq!(report["family"], "deepseek_v3");
+}
+
+#[test]
+fn logits_are_the_oracles_in_every_form_and_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (oracle("dsv3"), dir.path().join("out.safetensors"));
+    let reference = Checkpoint::open(model.join("ref.safetensors")).unwrap();
+    let stored = |name: &str| reference.tensor(name).unwrap().clone();
+    let ids: Vec<String> = stored("prompt_ids.a").to_i64().unwrap().iter().map(i64::to_string).collect();
+    let tokens = dir.path().join("tokens.txt");
+    for (separator, form, chunk) in [(",", "absorbed", "7"), (" ", "expanded", "1"), ("\n", "auto", "0")] {
+        fs::write(&tokens, ids.join(separator)).unwrap();
+        let args = [
+            "logits",
+            "-m",
+            model.to_str().unwrap(),
+            "--tokens-file",
+            tokens.to_str().unwrap(),
+            "--form",
+            form,
+            "--chunk",
+            chunk,
+            "--greedy",
+            "24",
+            "--json",
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        let report: Value = serde_json::from_str(&stdout(&minke(&args))).unwrap();
+        assert_eq!(report["tensors"]["logits"], json!([64, 512]));
+        let found = Checkpoint::open(&out).unwrap();
+        for (name, reference) in [("logits", "logits.a"), ("mtp_logits", "mtp_logits.a")] {
+            let (found, reference) = (found.tensor(name).unwrap(), stored(reference));
+            assert_eq!(found.shape, reference.shape);
+            assert!(max_difference(&found.to_f32().unwrap(), &reference.to_f32().unwrap()) < 5e-4, "{name}");
+        }
+        assert_eq!(found.tensor("greedy_ids").unwrap().to_i64().unwrap(), stored("greedy_ids.a").to_i64().unwrap());
+    }
+}
+
+#[test]
+fn bad_usage_and_requests_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (oracle("qwen2"), dir.path().join("out.safetensors"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    refused(&["logits", "-m", model, "--tokens", "1,512", "--out", out], &["below 512", "found 512"]);
+    refused(&["logits", "-m", model, "--tokens", "1,-2", "--out", out], &["--tokens"]);
+    refused(&["logits", "-m", model, "--tokens-file", "/no/such/file", "--out", out], &["/no/such/file"]);
+    refused(&["logits", "-m", model, "--out", out], &["--tokens"]);
+    refused(&["logits", "-m", model, "--tokens", "1", "--greedy", "5000", "--out", out], &["at most 2048"]);
+    refused(&["logits", "-m", "no/such/model", "--tokens", "1", "--out", out], &["no/such/model", "found nothing"]);
+    refused(&["chat", "hello"], &["no embedded model", "-m"]);
+    refused(&["chat", "-m", model, "--temperature", "-1", "hello"], &["from 0 to 10"]);
+    refused(&["chat", "-m", model, "--context", "9999", "hello"], &["at most 2048", "found 9999"]);
+    refused(&["chat", "-m", model, "--context", "2", "a long prompt of many words"], &["fewer than 2 tokens"]);
+    refused(&["frobnicate"], &["frobnicate"]);
+    assert!(!Path::new(out).exists());
+}
+
+#[test]
+fn a_file_cut_anywhere_names_itself() {
+    let dir = copy("dsv2_lite");
+    let path = dir.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    for i in 0..200 {
+        let len = i * whole.len() / 200;
+        fs::write(&path, &whole[..len]).unwrap();
+        refused(&["inspect", dir.path().to_str().unwrap()], &["model.safetensors", "expected", "found"]);
+    }
+}
+
+#[test]
+fn a_gguf_cut_anywhere_names_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.gguf");
+    let whole = fs::read(fixtures().join("../gguf/qwen3_yarn.bf16.gguf")).unwrap();
+    for i in 0..200 {
+        fs::write(&path, &whole[..i * whole.len() / 200]).unwrap();
+        refused(&["inspect", path.to_str().unwrap()], &["cut.gguf", "expected", "found"]);
+    }
+}
+
+#[test]
+fn weights_of_another_shape_or_model_name_tensor_expected_and_found() {
+    let dir = copy("dsv3");
+    let path = dir.path().to_str().unwrap();
+    edit_config(dir.path(), "intermediate_size", json!(97));
+    let parts =
+        ["model.safetensors", "model.layers.0.mlp.gate_proj.weight", "expected shape [97, 64]", "found [96, 64]"];
+    refused(&["inspect", path], &parts);
+    edit_config(dir.path(), "intermediate_size", json!(96));
+    edit_config(dir.path(), "n_shared_experts", json!(0));
+    refused(&["inspect", path], &["model.layers.1.mlp.shared_experts.", "not part of a deepseek_v3 model"]);
+    edit_config(dir.path(), "n_shared_experts", json!(1));
+    edit_config(dir.path(), "n_routed_experts", json!(20));
+    refused(&["inspect", path], &["model.layers.1.mlp.gate.weight", "expected shape [20, 64]", "found [16, 64]"]);
+    edit_config(dir.path(), "n_routed_experts", json!(16));
+    edit_config(dir.path(), "num_hidden_layers", json!(9));
+    refused(&["inspect", path], &["model.layers.4.", "no tensor", "expected shape"]);
+    edit_config(dir.path(), "num_hidden_layers", json!(3));
+    edit_config(dir.path(), "topk_method", json!("magic"));
+    refused(&["inspect", path], &["config.json: topk_method", "noaux_tc", "\"magic\""]);
+}
+
+#[test]
+fn damaged_tokenizers_and_configs_are_refused() {
+    let dir = copy("qwen2");
+    let path = dir.path().to_str().unwrap();
+    for (file, text) in [("tokenizer.json", "{"), ("tokenizer_config.json", "[]"), ("config.json", "{\"a\":")] {
+        let whole = fs::read(dir.path().join(file)).unwrap();
+        fs::write(dir.path().join(file), text).unwrap();
+        refused(&["chat", "-m", path, "hello"], &[file]);
+        fs::write(dir.path().join(file), whole).unwrap();
+    }
+    fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    refused(&["chat", "-m", path, "hello"], &["tokenizer.json", "found no file"]);
+}
+
+#[test]
+fn chat_answers_from_arguments_and_pipes_and_repeats_itself_by_seed() {
+    let model = oracle("dsv3");
+    let model = model.to_str().unwrap();
+    let base = ["chat", "-m", model, "--max-tokens", "12", "--json", "--temperature", "2", "--top-p", "1"];
+    let say = |more: &[&str]| -> Value {
+        let output = minke(&[&base[..], more].concat());
+        serde_json::from_str(&stdout(&output)).unwrap()
+    };
+    let first = say(&["--seed", "1", "The lighthouse"]);
+    assert_eq!(first, say(&["--seed", "1", "The lighthouse"]));
+    assert_ne!(first["content"], say(&["--seed", "2", "The lighthouse"])["content"]);
+    let usage = &first["usage"];
+    assert_eq!(usage["completion_tokens"], 12);
+    assert_eq!(usage["total_tokens"], usage["prompt_tokens"].as_u64().unwrap() + 12);
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_minke"))
+        .args(base)
+        .args(["--seed", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    piped.stdin.take().unwrap().write_all(b"The lighthouse\n").unwrap();
+    let output = piped.wait_with_output().unwrap();
+    assert_eq!(first, serde_json::from_str::<Value>(&stdout(&output)).unwrap());
+}
+
+#[test]
+fn chat_shows_reasoning_apart_from_the_answer() {
+    // A template that prefills the opening tag, as R1's does: what the model writes is reasoning until it closes it.
+    let dir = copy("dsv3");
+    let template = "{% for m in messages %}<｜User｜>{{ m.content }}{% endfor %}<｜Assistant｜><think>\n";
+    let config = json!({ "chat_template": template });
+    fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let output = minke(&["chat", "-m", dir.path().to_str().unwrap(), "--temperature", "0", "--max-tokens", "8", "hi"]);
+    assert_eq!(stdout(&output), "\n", "nothing but reasoning was written");
+    assert!(text(&output.stderr).contains("the token limit is reached"));
+    assert!(text(&output.stderr).len() > 60, "the reasoning goes to stderr: {}", text(&output.stderr));
+}
