@@ -5,7 +5,7 @@ use model::Config;
 use model::config::{Attention, Family};
 use ops::{RopePairing, RopeScaling, Selection};
 use serde_json::{Value, json};
-use testkit::oracle::{fixtures, oracles};
+use testkit::oracle::{fixtures, oracles, switches};
 
 /// The smallest config of each family that is complete.
 fn config(family: &str) -> Value {
@@ -39,7 +39,7 @@ fn the_smallest_configs_are_accepted() {
 
 #[test]
 fn publishers_and_transformers_5_spell_the_same_models() {
-    for oracle in oracles(&fixtures()) {
+    for oracle in oracles(&fixtures()).into_iter().chain(oracles(&switches())) {
         let (published, hf5) = (oracle.config("config.json").unwrap(), oracle.config("config.hf5.json").unwrap());
         // transformers leaves the quantisation out of its copy.
         let adjusted = Config { fp8_block: published.fp8_block, ..hf5 };

@@ -2,15 +2,15 @@
 
 use model::Form;
 use ops::Reference;
-use testkit::oracle::{LOGIT_TOLERANCE, compare, fixtures, oracles};
+use testkit::oracle::{LOGIT_TOLERANCE, compare, fixtures, oracles, switches};
 
 /// Prints the table that the README of the oracles describes; `cargo test -p model --test oracles -- --nocapture`.
 #[test]
 fn every_oracle_in_every_form_and_chunk() {
     // Further oracles can be named without being part of the repository.
-    let folder = std::env::var_os("MINKE_ORACLES").map_or_else(fixtures, Into::into);
+    let folders = std::env::var_os("MINKE_ORACLES").map_or_else(|| vec![fixtures(), switches()], |f| vec![f.into()]);
     let mut failures = Vec::new();
-    for oracle in oracles(&folder) {
+    for oracle in folders.iter().flat_map(|folder| oracles(folder)) {
         let model = match oracle.load(&Reference) {
             Ok(model) => model,
             Err(e) => {

@@ -42,6 +42,12 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/oracles")
 }
 
+/// The folder of further oracles, each with one switch of its config set otherwise.
+#[must_use]
+pub fn switches() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/switches")
+}
+
 /// All oracles in a folder, by name.
 ///
 /// # Panics
