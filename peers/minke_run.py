@@ -16,7 +16,7 @@ def run_logits(binary, model, ids, n_greedy=0, extra=()):
         command = [binary, "logits", "-m", model, "--tokens", ",".join(str(i) for i in ids), "--out", out, *extra]
         if n_greedy:
             command += ["--greedy", str(n_greedy)]
-        done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"minke ends with {done.returncode}:\n{done.stderr}")
         return read_tensors(out)
