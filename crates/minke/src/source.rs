@@ -5,11 +5,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkpoint::gguf::{Array, Metadata, Value};
 use checkpoint::{Checkpoint, Kind};
 use model::Config;
-use text::{ChatTemplate, GgufVocab, Tokenizer, TokenizerConfig};
+use text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, TokenizerConfig};
 
 use crate::failure::Failure;
 
@@ -141,6 +142,34 @@ impl Text {
     fn new(tokenizer: Tokenizer, config: TokenizerConfig, generation: serde_json::Value) -> Result<Self, Failure> {
         let template = ChatTemplate::new(&config, &tokenizer)?;
         Ok(Self { tokenizer: Arc::new(tokenizer), config, template, generation })
+    }
+
+    /// Ids of text that is to be continued as it stands: plain, after the start-of-text token where the model wants it.
+    pub(crate) fn encode_raw(&self, text: &str, model: &Config) -> Result<Vec<u32>, Failure> {
+        let mut ids = self.tokenizer.encode_plain(text)?;
+        if self.config.add_bos_token.unwrap_or(false) {
+            ids.splice(0..0, self.config.bos_id(&self.tokenizer).or(model.bos_token_id));
+        }
+        Ok(ids)
+    }
+
+    /// Ids of a conversation up to where the model answers, and whether the answer begins inside the reasoning.
+    /// `None` for models without a chat template.
+    pub(crate) fn encode_chat(
+        &self,
+        messages: &[Message],
+        extra: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Option<(Vec<u32>, bool)>, Failure> {
+        let Some(template) = &self.template else { return Ok(None) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            extra,
+            now_unix_s: now.map(|now| now.as_secs() as i64),
+            ..RenderOptions::default()
+        };
+        let rendered = template.render(messages, &options)?;
+        Ok(Some((self.tokenizer.encode_rendered(&rendered)?, rendered.starts_in_reasoning())))
     }
 
     /// Every token that ends an answer.

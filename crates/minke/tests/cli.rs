@@ -127,6 +127,23 @@ fn logits_are_the_oracles_in_every_form_and_chunk() {
 }
 
 #[test]
+fn text_is_encoded_as_the_tokenizer_cases_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    for name in ["dsv3", "llama3", "qwen2"] {
+        let model = oracle(name);
+        let cases: Value = serde_json::from_slice(&fs::read(model.join("tokenizer_cases.json")).unwrap()).unwrap();
+        let case = &cases["cases"][0];
+        let text = case["text"].as_str().unwrap();
+        let args = ["logits", "-m", model.to_str().unwrap(), "--text", text, "--out", out.to_str().unwrap()];
+        stdout(&minke(&args));
+        let ids = Checkpoint::open(&out).unwrap().tensor("token_ids").unwrap().to_i64().unwrap();
+        let stored: Vec<i64> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(ids, [&[0], &stored[..]].concat(), "{name}: the start-of-text token, then the case's ids");
+    }
+}
+
+#[test]
 fn bad_usage_and_requests_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (model, out) = (oracle("qwen2"), dir.path().join("out.safetensors"));
@@ -135,6 +152,8 @@ fn bad_usage_and_requests_are_refused() {
     refused(&["logits", "-m", model, "--tokens", "1,-2", "--out", out], &["--tokens"]);
     refused(&["logits", "-m", model, "--tokens-file", "/no/such/file", "--out", out], &["/no/such/file"]);
     refused(&["logits", "-m", model, "--out", out], &["--tokens"]);
+    refused(&["logits", "-m", model, "--text", "a", "--tokens", "1", "--out", out], &["--tokens", "--text"]);
+    refused(&["logits", "-m", model, "--chat", "hello", "--out", out], &["chat template"]);
     refused(&["logits", "-m", model, "--tokens", "1", "--greedy", "5000", "--out", out], &["at most 2048"]);
     refused(&["logits", "-m", "no/such/model", "--tokens", "1", "--out", out], &["no/such/model", "found nothing"]);
     refused(&["chat", "hello"], &["no embedded model", "-m"]);

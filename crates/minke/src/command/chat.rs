@@ -9,7 +9,7 @@ use std::sync::Arc;
 use engine::{Sampler, Session, SessionOptions};
 use model::{Form, Model};
 use ops::Reference;
-use text::{Delta, Message, OutputStream, RenderOptions, StopStrings};
+use text::{Delta, Message, OutputStream, StopStrings};
 
 use super::logits::CacheArg;
 use crate::failure::{Failure, print};
@@ -141,24 +141,14 @@ impl Chat<'_> {
 
     /// The prompt's ids, and whether the answer begins inside the reasoning.
     fn encode(&self, messages: &[Message]) -> Result<(Vec<u32>, bool), Failure> {
-        let Some(template) = self.text.template.as_ref().filter(|_| !self.args.raw) else {
-            let prompt: Vec<&str> = messages.iter().filter_map(|m| m.content.as_deref()).collect();
-            let mut ids = self.text.tokenizer.encode_plain(&prompt.join("\n"))?;
-            let bos = self.text.config.bos_id(&self.text.tokenizer).or(self.source.config.bos_token_id);
-            if self.text.config.add_bos_token.unwrap_or(false) {
-                ids.splice(0..0, bos);
+        if !self.args.raw {
+            let extra = self.args.template_vars.iter().cloned().collect();
+            if let Some(encoded) = self.text.encode_chat(messages, extra)? {
+                return Ok(encoded);
             }
-            return Ok((ids, false));
-        };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
-        let options = RenderOptions {
-            add_generation_prompt: true,
-            extra: self.args.template_vars.iter().cloned().collect(),
-            now_unix_s: now.map(|now| now.as_secs() as i64),
-            ..RenderOptions::default()
-        };
-        let rendered = template.render(messages, &options)?;
-        Ok((self.text.tokenizer.encode_rendered(&rendered)?, rendered.starts_in_reasoning()))
+        }
+        let prompt: Vec<&str> = messages.iter().filter_map(|m| m.content.as_deref()).collect();
+        Ok((self.text.encode_raw(&prompt.join("\n"), &self.source.config)?, false))
     }
 
     fn sampler(&self) -> Sampler {

@@ -11,6 +11,7 @@ use engine::{Session, SessionOptions, argmax};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Form, Model};
 use ops::{Reference, RowFormat, WeightFormat};
+use text::Message;
 
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
@@ -22,14 +23,10 @@ pub(crate) struct Args {
     /// Model folder or .gguf file.
     #[arg(short, long, default_value = "tiny")]
     model: String,
-    /// Token ids, separated by commas.
-    #[arg(long, value_delimiter = ',', required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
-    tokens: Vec<u32>,
-    /// File of token ids, separated by commas, blanks or new lines; a JSON array will do.
-    #[arg(long, value_name = "FILE")]
-    tokens_file: Option<PathBuf>,
-    /// Safetensors file to write: `logits` [T, vocab] f32; with an MTP module `mtp_logits` [T-1, vocab], row i being
-    /// the distribution of token i+2; with --greedy `greedy_ids` [T+N] i32.
+    #[command(flatten)]
+    input: Input,
+    /// Safetensors file to write: `token_ids` [T] i32 and `logits` [T, vocab] f32; with an MTP module `mtp_logits`
+    /// [T-1, vocab], row i being the distribution of token i+2; with --greedy `greedy_ids` [T+N] i32.
     #[arg(long, value_name = "X.safetensors")]
     out: PathBuf,
     /// Form of Multi-head Latent Attention.
@@ -47,6 +44,41 @@ pub(crate) struct Args {
     /// Report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The sequence, in one of four ways.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// Token ids, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    tokens: Vec<u32>,
+    /// File of token ids, separated by commas, blanks or new lines; a JSON array will do.
+    #[arg(long, value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
+    /// Text, encoded as it stands.
+    #[arg(long)]
+    text: Option<String>,
+    /// A user's message, encoded through the model's chat template.
+    #[arg(long, value_name = "MESSAGE")]
+    chat: Option<String>,
+}
+
+impl Input {
+    fn token_ids(&self, source: &Source) -> Result<Vec<u32>, Failure> {
+        if let Some(file) = &self.tokens_file {
+            return read_tokens(file);
+        }
+        if let Some(text) = &self.text {
+            return source.text()?.encode_raw(text, &source.config);
+        }
+        if let Some(message) = &self.chat {
+            let encoded = source.text()?.encode_chat(&[Message::user(message)], serde_json::Map::new())?;
+            let missing = || Failure::input("--chat: expected a model with a chat template, found none; use --text");
+            return Ok(encoded.ok_or_else(missing)?.0);
+        }
+        Ok(self.tokens.clone())
+    }
 }
 
 /// `--form`
@@ -86,11 +118,8 @@ struct Outputs {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let tokens = match &args.tokens_file {
-        Some(file) => read_tokens(file)?,
-        None => args.tokens.clone(),
-    };
     let source = Source::open(&args.model)?;
+    let tokens = args.input.token_ids(&source)?;
     check(args, &tokens, &source)?;
     let (vocab, n) = (source.config.vocab_size, tokens.len());
     let model = model::load(&Reference, source.config.clone(), source.weights()?)?;
@@ -98,8 +127,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let f32s = Dtype::Weight(WeightFormat::F32);
     let ids: Vec<u8> = found.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     let (logits_shape, mtp_shape, ids_shape) = ([n, vocab], [n - 1, vocab], [found.ids.len()]);
-    let mut items =
-        vec![Item { name: "logits", dtype: f32s.clone(), shape: &logits_shape, data: Data::F32(&found.logits) }];
+    let mut items = vec![
+        Item { name: "token_ids", dtype: Dtype::I32, shape: &logits_shape[..1], data: Data::Bytes(&ids[..4 * n]) },
+        Item { name: "logits", dtype: f32s.clone(), shape: &logits_shape, data: Data::F32(&found.logits) },
+    ];
     if model.mtp.is_some() {
         items.push(Item { name: "mtp_logits", dtype: f32s, shape: &mtp_shape, data: Data::F32(&found.mtp_logits) });
     }
