@@ -22,7 +22,7 @@ impl Sampler {
 
     /// The token at `position` of its sequence.
     ///
-    /// # Shapes   logits [vocab]
+    /// # Shapes   logits \[vocab\]
     /// # Panics
     /// If `logits` is empty
     #[must_use]
@@ -91,9 +91,9 @@ mod tests {
     const WARM: Sampler = Sampler { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 };
 
     fn shares(sampler: &Sampler, logits: &[f32], n: usize) -> Vec<f64> {
-        let mut counts = vec![0f64; logits.len()];
-        (0..n).for_each(|position| counts[sampler.choose(logits, position) as usize] += 1.0 / n as f64);
-        counts
+        let mut counts = vec![0u32; logits.len()];
+        (0..n).for_each(|position| counts[sampler.choose(logits, position) as usize] += 1);
+        counts.into_iter().map(|count| f64::from(count) / n as f64).collect()
     }
 
     #[test]

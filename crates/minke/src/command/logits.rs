@@ -25,8 +25,8 @@ pub(crate) struct Args {
     model: String,
     #[command(flatten)]
     input: Input,
-    /// Safetensors file to write: `token_ids` [T] i32 and `logits` [T, vocab] f32; with an MTP module `mtp_logits`
-    /// [T-1, vocab], row i being the distribution of token i+2; with --greedy `greedy_ids` [T+N] i32.
+    /// Safetensors file to write: `token_ids` (T, i32) and `logits` (T × vocab, f32); with an MTP module `mtp_logits`
+    /// (T-1 × vocab), row i being the distribution of token i+2; with --greedy `greedy_ids` (T+N, i32).
     #[arg(long, value_name = "X.safetensors")]
     out: PathBuf,
     /// Form of Multi-head Latent Attention.
