@@ -22,7 +22,7 @@ impl Sampler {
 
     /// The token at `position` of its sequence.
     ///
-    /// # Shapes   logits \[vocab\]
+    /// # Shapes   `logits [vocab]`
     /// # Panics
     /// If `logits` is empty
     #[must_use]

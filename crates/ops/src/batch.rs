@@ -22,7 +22,7 @@ pub struct SeqSpan {
 
 /// Everything a forward pass reads besides weights and cache.
 ///
-/// # Shapes   tokens, positions, slots [T]; sample_rows: any ascending choice of 0..T
+/// # Shapes   `tokens, positions, slots [T]; sample_rows: any ascending choice of 0..T`
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Token ids.

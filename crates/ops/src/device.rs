@@ -262,7 +262,7 @@ pub trait Device: Send + Sync {
 
     /// Rows of the embedding matrix.
     ///
-    /// # Shapes   w [vocab, d] · tokens [T] · out [T, d]
+    /// # Shapes   `w [vocab, d]` · `tokens [T]` · `out [T, d]`
     /// # Panics   if a token is not below the vocabulary's size
     fn embed(&self, w: &Self::Weight, tokens: &[u32], out: &mut Self::Buffer);
 
@@ -270,7 +270,7 @@ pub trait Device: Send + Sync {
     ///
     /// rmsnorm(x) = x · (mean(x²) + eps)^(−1/2)
     ///
-    /// # Shapes   x, delta, out [n_rows, dim] (contiguous: `row_stride` = `dim`) · w [dim]
+    /// # Shapes   `x, delta, out [n_rows, dim] (contiguous: row_stride = dim) · w [dim]`
     /// # Numerics sum of squares in f32 or better; |err| ≤ 8ε·|out| + the rounding of x + delta
     fn add_rmsnorm(
         &self,
@@ -283,12 +283,12 @@ pub trait Device: Send + Sync {
 
     /// x = rmsnorm(x)·w in place, on the leading `dim` values of each row: latents and per-head q/k norms.
     ///
-    /// # Shapes   x [n_rows, row_stride] · w [dim]
+    /// # Shapes   `x [n_rows, row_stride]` · `w [dim]`
     fn rmsnorm(&self, x: &mut Self::Buffer, w: &Self::Buffer, layout: NormLayout);
 
     /// y = x·Wᵀ (+ bias).
     ///
-    /// # Shapes   x [n_rows, cols] · w [rows, cols] · bias [rows] · out [n_rows, rows]
+    /// # Shapes   `x [n_rows, cols]` · `w [rows, cols]` · `bias [rows]` · `out [n_rows, rows]`
     /// # Numerics |err| ≤ (cols + 1)·ε·(Σ|x·w| + |bias|), ε = 2^−24
     fn matmul(
         &self,
@@ -301,7 +301,7 @@ pub trait Device: Send + Sync {
 
     /// Per head h: out\[t,h\] = L_h · x\[t,h\], or L_hᵀ · x\[t,h\].
     ///
-    /// # Shapes   x \[T, H, x_layout.head_dim\], the leading channels from `x_layout.start` · out [T, H, outputs of L]
+    /// # Shapes   `x [T, H, x_layout.head_dim], the leading channels from x_layout.start · out [T, H, outputs of L]`
     /// # Numerics as [`Device::matmul`]
     fn matmul_heads(
         &self,
@@ -317,12 +317,12 @@ pub trait Device: Send + Sync {
     ///
     /// (a, b) → (a·cos − b·sin, a·sin + b·cos)
     ///
-    /// # Shapes   x [T, n_heads, head_dim] · positions [T]
+    /// # Shapes   `x [T, n_heads, head_dim]` · `positions [T]`
     fn rope(&self, x: &mut Self::Buffer, layout: HeadLayout, positions: &[u32], table: &RopeTable);
 
     /// Writes rows into the cache: row t is the concatenation of each part's row t.
     ///
-    /// # Shapes   parts: `(buffer [T, len], len)` with Σ len = `row_len` · slots [T]
+    /// # Shapes   `parts: (buffer [T, len], len) with Σ len = row_len · slots [T]`
     /// # Panics   if a slot lies outside of the cache (a scheduler bug)
     fn cache_store(&self, cache: &mut Self::Cache, layer: usize, slots: &[u32], parts: &[(&Self::Buffer, usize)]);
 
@@ -333,9 +333,9 @@ pub trait Device: Send + Sync {
     ///
     /// o\[t,h\] = softmax_s(scale · (q_lat\[t,h\]·c_kv\[s\] + q_pe\[t,h\]·k_pe\[s\])) · c_kv\[s\],  s ≤ position\[t\]
     ///
-    /// # Shapes   q_lat [T, H, C] · q_pe [T, H, R] · cache rows [C + R] · out [T, H, C]
+    /// # Shapes   `q_lat [T, H, C]` · `q_pe [T, H, R]` · `cache rows [C + R]` · `out [T, H, C]`
     /// # Numerics scores, softmax and sums in f32 or better; the relative error of every weight is at most
-    ///            2·(max|score err| + (S + 2)·ε), so |err| ≤ (that + (S + 2)·ε) · max_s|c_kv\[s\]|
+    /// 2·(max|score err| + (S + 2)·ε), so |err| ≤ (that + (S + 2)·ε) · max_s|c_kv\[s\]|
     /// # Memory   reads (C+R) values per cached token and layer
     /// # Panics   if a span exceeds its block table (a scheduler bug)
     /// # Source   DeepSeek-V2 paper, section 2.1
@@ -346,24 +346,24 @@ pub trait Device: Send + Sync {
     ///
     /// o\[t,h\] = Σ_s softmax_s(scale · (q_nope·W_UK c_kv\[s\] + q_pe·k_pe\[s\])) · W_UV c_kv\[s\],  s ≤ position\[t\]
     ///
-    /// # Shapes   q [T, H, n + R] · cache rows [C + R] · out [T, H, v]
+    /// # Shapes   `q [T, H, n + R]` · `cache rows [C + R]` · `out [T, H, v]`
     /// # Memory   keys and values of a bounded range of positions are scratch of the device
     /// # Source   DeepSeek-V2 paper, section 2.1
     fn attend_expanded(&self, args: &AttendExpanded<'_, Self>, out: &mut Self::Buffer);
 
     /// Grouped-query attention of the dense models; rows outside of `spans` are left alone.
     ///
-    /// # Shapes   q [T, H, D] · cache rows [n_kv_heads·D | n_kv_heads·D] · out [T, H, D]
+    /// # Shapes   `q [T, H, D]` · `cache rows [n_kv_heads·D | n_kv_heads·D]` · `out [T, H, D]`
     fn attend_kv(&self, args: &AttendKv<'_, Self>, out: &mut Self::Buffer);
 
     /// gate = silu(gate) · up, silu(x) = x / (1 + e^(−x)).
     ///
-    /// # Shapes   gate, up [len]
+    /// # Shapes   `gate, up [len]`
     fn swiglu(&self, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize);
 
     /// Chooses experts for each token; see [`crate::route::route_token`].
     ///
-    /// # Shapes   logits [T, E] · bias [E]
+    /// # Shapes   `logits [T, E]` · `bias [E]`
     fn route(
         &self,
         spec: &RouterSpec,
@@ -375,7 +375,7 @@ pub trait Device: Send + Sync {
 
     /// out\[t\] = Σ_i weight_i · W_down(silu(W_gate x) · W_up x) over the token's experts, best first.
     ///
-    /// # Shapes   x, out [T, d]
+    /// # Shapes   `x, out [T, d]`
     fn experts(
         &self,
         x: &Self::Buffer,
@@ -390,11 +390,11 @@ pub trait Device: Send + Sync {
 
     /// out\[t\] = [a\[t\] | b\[t\]]: the input of an MTP module.
     ///
-    /// # Shapes   a, b [n_rows, dim] · out [n_rows, 2·dim]
+    /// # Shapes   `a, b [n_rows, dim]` · `out [n_rows, 2·dim]`
     fn concat(&self, a: &Self::Buffer, b: &Self::Buffer, n_rows: usize, dim: usize, out: &mut Self::Buffer);
 
     /// out\[i\] = x\[rows\[i\]\]: the rows that sample, or that an MTP module continues.
     ///
-    /// # Shapes   x [T, dim] · rows: indices below T · out [rows.len(), dim]
+    /// # Shapes   `x [T, dim]` · rows: indices below T · `out [rows.len(), dim]`
     fn gather(&self, x: &Self::Buffer, rows: &[u32], dim: usize, out: &mut Self::Buffer);
 }

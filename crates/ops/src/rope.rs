@@ -62,7 +62,7 @@ pub fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
 /// cos and sin of `position · inv_freq[i]` are taken of the f32 product, as the training frameworks do: at long
 /// contexts that rounding is part of the model.
 ///
-/// # Shapes   inv_freq [D/2]
+/// # Shapes   `inv_freq [D/2]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTable {
     /// Angle per position of each pair, in radians.

@@ -54,7 +54,7 @@ pub struct RouterSpec {
 
 /// Chooses experts for one token, best first; of equal scores the lower index wins.
 ///
-/// # Shapes   logits [E] · bias [E] or none · expert_ids, expert_weights [k]
+/// # Shapes   `logits [E]` · `bias [E] or none` · `expert_ids, expert_weights [k]`
 /// # Numerics scores in f64, rounded once
 /// # Panics   if lengths disagree with `spec` (a bug of the caller)
 /// # Source   DeepSeek-V2 2.2.2, DeepSeek-V3 2.1.2
