@@ -8,7 +8,7 @@ use crate::{Config, Model, config::Attention};
 
 /// Scratch for steps of at most `n_rows` rows of which at most `n_sample` sample.
 ///
-/// # Shapes   `stand beside each field; T is n_rows`
+/// # Shapes   beside each field; T is `n_rows`
 pub struct Workspace<D: Device> {
     pub(crate) n_rows: usize,
     pub(crate) n_sample: usize,

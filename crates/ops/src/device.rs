@@ -270,7 +270,7 @@ pub trait Device: Send + Sync {
     ///
     /// rmsnorm(x) = x · (mean(x²) + eps)^(−1/2)
     ///
-    /// # Shapes   `x, delta, out [n_rows, dim] (contiguous: row_stride = dim) · w [dim]`
+    /// # Shapes   `x, delta, out [n_rows, dim]`, contiguous · `w [dim]`
     /// # Numerics sum of squares in f32 or better; |err| ≤ 8ε·|out| + the rounding of x + delta
     fn add_rmsnorm(
         &self,
@@ -301,7 +301,7 @@ pub trait Device: Send + Sync {
 
     /// Per head h: out\[t,h\] = L_h · x\[t,h\], or L_hᵀ · x\[t,h\].
     ///
-    /// # Shapes   `x [T, H, x_layout.head_dim], the leading channels from x_layout.start · out [T, H, outputs of L]`
+    /// # Shapes   `x [T, H, x_layout.head_dim]` from `x_layout.start` · `out [T, H, outputs of L]`
     /// # Numerics as [`Device::matmul`]
     fn matmul_heads(
         &self,
@@ -322,7 +322,7 @@ pub trait Device: Send + Sync {
 
     /// Writes rows into the cache: row t is the concatenation of each part's row t.
     ///
-    /// # Shapes   `parts: (buffer [T, len], len) with Σ len = row_len · slots [T]`
+    /// # Shapes   `parts: (buffer [T, len], len)` with Σ len = `row_len` · `slots [T]`
     /// # Panics   if a slot lies outside of the cache (a scheduler bug)
     fn cache_store(&self, cache: &mut Self::Cache, layer: usize, slots: &[u32], parts: &[(&Self::Buffer, usize)]);
 

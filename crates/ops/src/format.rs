@@ -136,7 +136,7 @@ impl WeightFormat {
 
     /// Decodes whole blocks to their values; `F8_E4M3` codes are decoded without their block scale.
     ///
-    /// # Shapes   `src [n` · block_bytes] · `dst [n` · block_len]
+    /// # Shapes   `src [n · block_bytes]` · `dst [n · block_len]`
     /// # Numerics bit-exact with the format's published reference decoder; a NaN's payload is not defined
     /// # Panics   if `src` is not a whole number of blocks or `dst` does not hold exactly their weights
     pub fn decode(self, src: &[u8], dst: &mut [f32]) {
@@ -169,7 +169,7 @@ impl WeightFormat {
 
     /// Encodes whole blocks, rounding to nearest (ties to even for F16 and BF16, away from zero for Q8_0).
     ///
-    /// # Shapes   `src [n` · block_len] · `dst [n` · block_bytes]
+    /// # Shapes   `src [n · block_len]` · `dst [n · block_bytes]`
     /// # Panics   if the lengths do not match, or if [`WeightFormat::can_encode`] is false
     pub fn encode(self, src: &[f32], dst: &mut [u8]) {
         self.check_lengths(dst.len(), src.len());

@@ -13,7 +13,7 @@ use crate::WeightFormat;
 
 /// Scales of an FP8 matrix: one multiplier per block of `block_rows × block_cols` weights; blocks at the edges are partial.
 ///
-/// # Shapes   `values [ceil(rows / block_rows), ceil(cols / block_cols)], row-major`
+/// # Shapes   `values [ceil(rows / block_rows), ceil(cols / block_cols)]`, row-major
 /// # Source   DeepSeek-V3 README_WEIGHTS (`weight_scale_inv` is a multiplier despite its name)
 #[derive(Clone, Debug)]
 pub struct BlockScales {
@@ -112,7 +112,7 @@ pub enum MatrixError {
 impl WeightMatrix {
     /// Pairs `bytes` with a shape.
     ///
-    /// # Shapes   `bytes [rows · format.row_bytes(cols)] · scales as in [BlockScales]`
+    /// # Shapes   `bytes [rows · format.row_bytes(cols)]` · scales as in [`BlockScales`]
     /// # Errors
     /// If a row is not a whole number of blocks, if the byte count is not that of the shape, or if scales are
     /// missing for F8_E4M3, given for another format, or do not cover the matrix
