@@ -1,0 +1,85 @@
+//! The bounds, as derived in docs/numerics.md.
+//!
+//! Owns how roundings add up to a bound. Must not see a device's results.
+
+use super::report::Bound;
+
+/// ε: the relative error of one rounding to nearest in f32.
+pub(super) const EPS: f64 = 1.0 / (1u64 << 24) as f64;
+/// What is lost where a subnormal is flushed to zero.
+pub(super) const TINY: f64 = f32::MIN_POSITIVE as f64;
+/// Roundings allowed to an exponential, its own argument apart (2 units in the last place).
+const EXP: f64 = 4.0;
+
+/// γ(n) = nε / (1 − nε): n roundings, one after the other.
+pub(super) fn gamma(n: f64) -> f64 {
+    let first_order = n * EPS;
+    assert!(first_order < 0.25, "{n} roundings say nothing");
+    first_order / (1.0 - first_order)
+}
+
+/// Relative to Σ|terms|: error of a sum of `n` products, with decoding, a bias and the reference's own rounding.
+pub(super) fn sum(n: usize) -> f64 {
+    gamma(n as f64 + 4.0)
+}
+
+/// What flushed products and partial sums of a sum of `n` products lose.
+pub(super) fn sum_floor(n: usize) -> f64 {
+    (2 * n + 2) as f64 * TINY
+}
+
+/// Bound of Σ xᵢ·wᵢ (+ bias).
+pub(super) fn dot(x: impl Iterator<Item = f64>, w: impl Iterator<Item = f64>, n: usize, bias: f64) -> Bound {
+    let terms: f64 = x.zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();
+    Bound::Within(sum(n) * terms + sum_floor(n))
+}
+
+/// Bound of one normalised value, relative to it: rmsnorm over `dim` values.
+pub(super) fn norm(dim: usize) -> f64 {
+    gamma(dim as f64 / 2.0 + 7.0)
+}
+
+/// Bound of one rotated value, relative to |a·cos| + |b·sin|.
+pub(super) fn rotation() -> f64 {
+    gamma(EXP + 5.0)
+}
+
+/// Bound of silu(x)·u: relative part and what is lost where e^(−x) overflows, relative to |u|.
+pub(super) fn silu() -> (f64, f64) {
+    (gamma(EXP + 5.0), 32.0 * TINY)
+}
+
+/// silu and the largest slope it has (at x ≈ 2.4), for errors that enter it.
+pub(super) fn silu_value(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// An upper bound of |silu'|.
+pub(super) const SILU_SLOPE: f64 = 1.1;
+
+/// Relative error of a weight e^(score − max) of attention.
+///
+/// `terms`: products per score; `magnitude`: largest scale·Σ|qᵢkᵢ| of a visible position; `n`: visible positions.
+pub(super) fn attention_weight(terms: usize, magnitude: f64, n: usize) -> f64 {
+    let score = (terms as f64 + 10.0) * magnitude;
+    let softmax = (EXP + 1.0) * (n as f64 + 1.0);
+    (EPS * (score + softmax)).exp_m1()
+}
+
+/// Error of a weighted mean of `n` values, relative to Σ pₛ|vₛ|, given the relative error of each weight and of each
+/// value.
+pub(super) fn weighted_mean(weight: f64, value: f64, n: usize) -> f64 {
+    let first_order = 2.0 * weight + value + gamma(2.0 * n as f64 + 6.0);
+    assert!(first_order < 0.25, "a bound of {first_order} says nothing");
+    first_order / (1.0 - first_order)
+}
+
+/// Relative error of a softmax or sigmoid score of a router over `n` experts with logits at most `range` apart.
+pub(super) fn softmax_score(n: usize, range: f64) -> f64 {
+    gamma(2.0 * (3.0 * range + EXP) + n as f64 + 3.0)
+}
+
+/// Relative error of a sigmoid score.
+pub(super) fn sigmoid_score() -> f64 {
+    gamma(EXP + 4.0)
+}

@@ -1,0 +1,68 @@
+//! Cases of the three attention forms.
+//!
+//! Owns what they share: scores with their magnitudes, and the bound of one head. Must not know a cache's layout.
+
+pub(super) mod expanded;
+pub(super) mod key_value;
+pub(super) mod latent;
+
+use std::ops::Range;
+
+use super::arithmetic::{TINY, attention_weight, weighted_mean};
+use super::report::Bound;
+use super::scene::Scene;
+
+/// One score, exactly, and the sum of its terms' absolute values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Score {
+    pub(super) value: f64,
+    pub(super) magnitude: f64,
+}
+
+/// The bounds of one row's head.
+///
+/// `terms`: roundings of a score's sum; `value_error`: of each value, relative to `magnitudes`;
+/// `magnitudes(s, i)`: |v[s][i]| or the sum that makes it.
+pub(super) fn head_bounds(
+    scores: &[Score],
+    terms: usize,
+    value_error: f64,
+    dim: usize,
+    magnitudes: impl Fn(usize, usize) -> f64,
+) -> Vec<Bound> {
+    let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
+    if !max.is_finite() || scores.iter().any(|s| s.value.is_nan()) {
+        // The reference has NaN here, and no distance to a NaN is small.
+        return vec![Bound::Within(0.0); dim];
+    }
+    let seen: Vec<usize> = (0..scores.len()).filter(|&s| scores[s].value.is_finite()).collect();
+    let magnitude = seen.iter().map(|&s| scores[s].magnitude).fold(0.0, f64::max);
+    let weights: Vec<f64> = seen.iter().map(|&s| (scores[s].value - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let relative = weighted_mean(attention_weight(terms, magnitude, seen.len()), value_error, seen.len());
+    let bound = |i: usize| {
+        let mean: f64 = seen.iter().zip(&weights).map(|(&s, w)| w / total * magnitudes(s, i)).sum();
+        let flushed: f64 = seen.iter().map(|&s| magnitudes(s, i) * 4.0 * TINY).sum();
+        Bound::Within(relative * mean + flushed + TINY)
+    };
+    (0..dim).map(bound).collect()
+}
+
+/// Where the outputs of span `span` lie in a step's output, and in that of the span alone.
+pub(super) fn output_of(scene: &Scene, span: usize, width: usize) -> Vec<(Range<usize>, usize)> {
+    let span = &scene.spans[span];
+    vec![(span.q_start * width..(span.q_start + span.n_new) * width, 0)]
+}
+
+/// The rows of span `span` of a step's queries.
+pub(super) fn queries_of(scene: &Scene, span: usize, width: usize, queries: &[f32]) -> Vec<f32> {
+    let span = &scene.spans[span];
+    queries[span.q_start * width..(span.q_start + span.n_new) * width].to_vec()
+}
+
+/// Σ aᵢbᵢ and Σ|aᵢbᵢ|, times `scale`.
+pub(super) fn score(scale: f32, a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> Score {
+    let scale = f64::from(scale);
+    let (value, magnitude) = a.zip(b).fold((0.0, 0.0), |(v, m), (a, b)| (v + a * b, m + (a * b).abs()));
+    Score { value: scale * value, magnitude: scale.abs() * magnitude }
+}

@@ -1,0 +1,218 @@
+//! Cases of cache_store and cache_copy_block.
+//!
+//! Owns what a cache holds after some stores and copies, seen through attention: a device has no way to read a cache.
+//! Must not rely on a cache's layout.
+
+use ops::{AttendKv, CacheSpec, Device, DeviceError, RowFormat, SeqSpan};
+
+use super::attention::{head_bounds, score};
+use super::buffers::{MARGIN, input, output, read, with_margin_bounds};
+use super::case::{Case, Suite};
+use super::random::Random;
+use super::report::Bound;
+use super::scene::stored;
+
+#[derive(Clone)]
+enum Step {
+    Store { layer: usize, slots: Vec<u32>, parts: Vec<(Vec<f32>, usize)> },
+    Copy { from: u32, to: u32 },
+}
+
+struct CacheCase {
+    spec: CacheSpec,
+    steps: Vec<Step>,
+    /// Queries that look at each block, `[n_blocks, D]`.
+    q: Vec<f32>,
+    data: String,
+}
+
+impl CacheCase {
+    fn new(rng: &mut Random, spec: CacheSpec, steps: Vec<Step>, data: &str) -> Self {
+        let q = rng.values(spec.n_blocks * spec.row_len / 2);
+        Self { data: format!("{data}, {spec:?}"), spec, steps, q }
+    }
+
+    /// Every layer's rows after the steps: `[n_layers, slots, row_len]`.
+    fn rows(&self) -> Vec<f32> {
+        let CacheSpec { n_layers, n_blocks, block_len, row_len, row_format } = self.spec;
+        let layer_len = n_blocks * block_len * row_len;
+        let mut rows = vec![0f32; n_layers * layer_len];
+        for step in &self.steps {
+            match step {
+                Step::Store { layer, slots, parts } => {
+                    for (t, &slot) in slots.iter().enumerate() {
+                        let row = parts.iter().flat_map(|(part, len)| &part[t * len..(t + 1) * len]);
+                        let at = layer * layer_len + slot as usize * row_len;
+                        for (r, v) in rows[at..at + row_len].iter_mut().zip(row) {
+                            *r = stored(*v, row_format);
+                        }
+                    }
+                }
+                Step::Copy { from, to } => {
+                    for layer in rows.chunks_exact_mut(layer_len) {
+                        let from = *from as usize * block_len * row_len;
+                        layer.copy_within(from..from + block_len * row_len, *to as usize * block_len * row_len);
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+impl Case for CacheCase {
+    fn label(&self) -> String {
+        self.data.clone()
+    }
+
+    fn run<D: Device>(&self, dev: &D) -> Result<Vec<f32>, DeviceError> {
+        let CacheSpec { n_layers, n_blocks, block_len, row_len, .. } = self.spec;
+        let mut cache = dev.alloc_cache(&self.spec)?;
+        for step in &self.steps {
+            match step {
+                Step::Store { layer, slots, parts } => {
+                    let buffers = parts.iter().map(|(part, len)| Ok((input(dev, part)?, *len)));
+                    let buffers: Vec<_> = buffers.collect::<Result<_, DeviceError>>()?;
+                    let parts: Vec<_> = buffers.iter().map(|(buffer, len)| (buffer, *len)).collect();
+                    dev.cache_store(&mut cache, *layer, slots, &parts);
+                }
+                Step::Copy { from, to } => dev.cache_copy_block(&mut cache, *from, *to),
+            }
+        }
+        let block = |b: usize| SeqSpan { q_start: b, n_new: 1, n_cached: block_len - 1, blocks: b..b + 1 };
+        let spans: Vec<SeqSpan> = (0..n_blocks).map(block).collect();
+        let block_tables: Vec<u32> = (0..n_blocks as u32).collect();
+        let q = input(dev, &self.q)?;
+        let mut seen = Vec::new();
+        for layer in 0..n_layers {
+            let mut out = output(dev, self.q.len())?;
+            let args = AttendKv {
+                q: &q,
+                cache: &cache,
+                layer,
+                spans: &spans,
+                block_tables: &block_tables,
+                n_heads: 1,
+                n_kv_heads: 1,
+                head_dim: row_len / 2,
+                scale: 1.0,
+            };
+            dev.attend_kv(&args, &mut out);
+            seen.extend(read(dev, &out, self.q.len())?);
+        }
+        Ok(seen)
+    }
+
+    fn bounds(&self) -> Vec<Bound> {
+        let CacheSpec { n_layers, n_blocks, block_len, row_len, .. } = self.spec;
+        let rows: Vec<f64> = self.rows().iter().map(|v| f64::from(*v)).collect();
+        let (d, block) = (row_len / 2, block_len * row_len);
+        let mut bounds = Vec::new();
+        for layer in rows.chunks_exact(n_blocks * block) {
+            let blocks = layer.chunks_exact(block).zip(self.q.chunks_exact(d));
+            let looks = blocks.flat_map(|(rows, q)| {
+                let q = || q.iter().map(|v| f64::from(*v));
+                let scores: Vec<_> =
+                    rows.chunks_exact(row_len).map(|row| score(1.0, q(), row[..d].iter().copied())).collect();
+                head_bounds(&scores, d, 0.0, d, |s, i| rows[s * row_len + d + i].abs())
+            });
+            bounds.extend(with_margin_bounds(looks.collect()));
+        }
+        assert_eq!(bounds.len(), n_layers * (self.q.len() + MARGIN));
+        bounds
+    }
+}
+
+/// Rows for some of the slots, in any order, put together of parts of the given lengths.
+fn store(rng: &mut Random, layer: usize, slots: Vec<u32>, lens: &[usize]) -> Step {
+    let parts = lens.iter().map(|&len| (rng.values(slots.len() * len), len)).collect();
+    Step::Store { layer, slots, parts }
+}
+
+fn some_slots(rng: &mut Random, spec: &CacheSpec, n: usize) -> Vec<u32> {
+    let mut slots: Vec<u32> = (0..(spec.n_blocks * spec.block_len) as u32).collect();
+    rng.shuffle(&mut slots);
+    slots.truncate(n);
+    slots
+}
+
+fn specs() -> impl Iterator<Item = CacheSpec> {
+    let shapes = [(1, 1, 2), (3, 2, 10), (16, 3, 34), (5, 2, 64)];
+    shapes.into_iter().flat_map(|(block_len, n_layers, row_len)| {
+        [RowFormat::F32, RowFormat::BF16].map(|row_format| CacheSpec {
+            n_layers,
+            n_blocks: 5,
+            block_len,
+            row_len,
+            row_format,
+        })
+    })
+}
+
+pub(super) fn cache_store<D: Device>(suite: &mut Suite<'_, D>) {
+    let mut rng = Random::new(70);
+    for spec in specs() {
+        let (row_len, last) = (spec.row_len, spec.n_layers - 1);
+        suite.check(&CacheCase::new(&mut rng, spec, Vec::new(), "fresh"));
+        for lens in [vec![row_len], vec![row_len - 1, 1], vec![row_len / 2; 2]] {
+            for n in [0, 1, 3, spec.n_blocks * spec.block_len] {
+                let first = some_slots(&mut rng, &spec, n);
+                let again = some_slots(&mut rng, &spec, n / 2);
+                let steps = vec![store(&mut rng, last, first, &lens), store(&mut rng, 0, again, &lens)];
+                suite.check(&CacheCase::new(&mut rng, spec, steps, &format!("{n} rows of parts {lens:?}")));
+            }
+        }
+    }
+    rounding(suite, &mut rng);
+}
+
+/// Numbers that show how a row rounds, each the value of a single visible position.
+fn rounding<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
+    let bits: [u32; 16] = [
+        0x3f80_8000, // ties: down to even, up to even, and the two beside them
+        0x3f81_8000,
+        0x3f80_8001,
+        0x3f80_7fff,
+        0xbf80_8000,
+        0xbf81_8000,
+        0x7f7f_7fff, // the largest number that stays finite, and the first that does not
+        0x7f7f_8000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000, // NaN, also with a payload that truncation or a carry would lose
+        0x7f80_0001,
+        0xff80_0001,
+        0x7fff_ffff,
+        0x8000_0000,
+        0x0080_8000,
+    ];
+    for row_format in [RowFormat::F32, RowFormat::BF16] {
+        let (d, n_blocks) = (bits.len(), 3);
+        let spec = CacheSpec { n_layers: 1, n_blocks, block_len: 1, row_len: 2 * d, row_format };
+        let mut values: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
+        values.extend(rng.values(2 * d));
+        let parts = vec![(vec![0.0; n_blocks * d], d), (values, d)];
+        let steps = vec![Step::Store { layer: 0, slots: vec![2, 0, 1], parts }];
+        suite.check(&CacheCase::new(rng, spec, steps, "rounding"));
+    }
+}
+
+pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
+    let mut rng = Random::new(71);
+    for spec in specs() {
+        let n_slots = spec.n_blocks * spec.block_len;
+        let mut steps = Vec::new();
+        for layer in 0..spec.n_layers {
+            let slots = some_slots(&mut rng, &spec, n_slots);
+            steps.push(store(&mut rng, layer, slots, &[spec.row_len]));
+        }
+        steps.push(Step::Copy { from: 1, to: 3 });
+        suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "one copy"));
+        steps.push(Step::Copy { from: 4, to: 0 });
+        suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "two copies"));
+        // Source and copy do not share memory.
+        let source = (spec.block_len..2 * spec.block_len).map(|slot| slot as u32).collect();
+        steps.push(store(&mut rng, 0, source, &[spec.row_len]));
+        suite.check(&CacheCase::new(&mut rng, spec, steps, "source overwritten"));
+    }
+}

@@ -1,0 +1,156 @@
+//! A cache with sequences in it, for the attention cases.
+//!
+//! Owns shuffled blocks, spans with gaps between them, and rows that nobody may read: those hold NaN, and another layer
+//! holds other numbers. Must not attend.
+
+use ops::{CacheSpec, Device, DeviceError, RowFormat, SeqSpan};
+
+use super::buffers::{CANARY, input};
+use super::random::Random;
+
+const N_LAYERS: usize = 2;
+/// Blocks of no sequence.
+const N_SPARE: usize = 2;
+
+/// Geometry of a scene.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan<'p> {
+    pub(super) block_len: usize,
+    pub(super) row_format: RowFormat,
+    /// `(n_new, n_cached)` of each span.
+    pub(super) spans: &'p [(usize, usize)],
+}
+
+/// Sets of spans: decode, chunks, fresh prefills, and all of them at once; contexts around lanes and blocks.
+pub(super) const SPANS: [&[(usize, usize)]; 8] = [
+    &[],
+    &[(1, 0)],
+    &[(1, 6)],
+    &[(5, 0)],
+    &[(3, 5)],
+    &[(1, 6), (3, 5), (5, 0), (1, 0), (2, 1)],
+    &[(17, 16), (1, 33)],
+    &[(1, 15), (1, 16), (1, 31), (1, 64)],
+];
+
+pub(super) const BLOCK_LENS: [usize; 3] = [1, 3, 16];
+
+#[derive(Clone)]
+pub(super) struct Scene {
+    pub(super) spec: CacheSpec,
+    pub(super) layer: usize,
+    /// What is stored, before the cache rounds it: `[slots, row_len]`.
+    rows: Vec<f32>,
+    pub(super) spans: Vec<SeqSpan>,
+    pub(super) block_tables: Vec<u32>,
+    /// Rows of the step, T.
+    pub(super) n_rows: usize,
+}
+
+impl Scene {
+    pub(super) fn new(rng: &mut Random, plan: Plan<'_>, row_len: usize) -> Self {
+        let Plan { block_len, row_format, spans } = plan;
+        let blocks_of = |(n_new, n_cached): (usize, usize)| (n_new + n_cached).div_ceil(block_len);
+        let n_blocks = N_SPARE + spans.iter().map(|&s| blocks_of(s)).sum::<usize>();
+        let spec = CacheSpec { n_layers: N_LAYERS, n_blocks, block_len, row_len, row_format };
+        let mut free: Vec<u32> = (0..n_blocks as u32).collect();
+        rng.shuffle(&mut free);
+        // The tables' first entry belongs to nobody.
+        let mut scene = Self {
+            spec,
+            layer: rng.below(N_LAYERS),
+            rows: vec![f32::NAN; n_blocks * block_len * row_len],
+            spans: Vec::new(),
+            block_tables: vec![free[0]],
+            n_rows: 0,
+        };
+        let mut next = N_SPARE;
+        for (i, &(n_new, n_cached)) in spans.iter().enumerate() {
+            let table = &free[next..next + blocks_of((n_new, n_cached))];
+            next += table.len();
+            let start = scene.block_tables.len();
+            scene.block_tables.extend_from_slice(table);
+            // Every other span is preceded by a row that belongs to none.
+            let q_start = scene.n_rows + i % 2;
+            scene.n_rows = q_start + n_new;
+            scene.spans.push(SeqSpan { q_start, n_new, n_cached, blocks: start..scene.block_tables.len() });
+            for position in 0..n_new + n_cached {
+                let values = rng.values(row_len);
+                scene.row_mut(i, position).copy_from_slice(&values);
+            }
+        }
+        scene.n_rows += 1;
+        scene
+    }
+
+    fn slot(&self, span: usize, position: usize) -> usize {
+        let table = &self.block_tables[self.spans[span].blocks.clone()];
+        table[position / self.spec.block_len] as usize * self.spec.block_len + position % self.spec.block_len
+    }
+
+    pub(super) fn row_mut(&mut self, span: usize, position: usize) -> &mut [f32] {
+        let at = self.slot(span, position) * self.spec.row_len;
+        &mut self.rows[at..at + self.spec.row_len]
+    }
+
+    /// A row as the cache holds it.
+    pub(super) fn row(&self, span: usize, position: usize) -> Vec<f64> {
+        let at = self.slot(span, position) * self.spec.row_len;
+        self.rows[at..at + self.spec.row_len].iter().map(|v| f64::from(stored(*v, self.spec.row_format))).collect()
+    }
+
+    /// All rows of a span, in order.
+    pub(super) fn context(&self, span: usize) -> Vec<Vec<f64>> {
+        let SeqSpan { n_new, n_cached, .. } = self.spans[span];
+        (0..n_new + n_cached).map(|position| self.row(span, position)).collect()
+    }
+
+    /// `(row of the step, visible positions)` of a span.
+    pub(super) fn visible(&self, span: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let SeqSpan { q_start, n_new, n_cached, .. } = self.spans[span];
+        (0..n_new).map(move |i| (q_start + i, n_cached + i + 1))
+    }
+
+    /// The cache with every row stored; rows are put together of `parts`.
+    pub(super) fn cache<D: Device>(&self, dev: &D, parts: &[usize]) -> Result<D::Cache, DeviceError> {
+        let mut cache = dev.alloc_cache(&self.spec)?;
+        let row_len = self.spec.row_len;
+        let slots: Vec<u32> = (0..(self.rows.len() / row_len) as u32).rev().collect();
+        let other = input(dev, &vec![CANARY; self.rows.len()])?;
+        dev.cache_store(&mut cache, N_LAYERS - 1 - self.layer, &slots, &[(&other, row_len)]);
+        let mut buffers = Vec::new();
+        let mut start = 0;
+        for &len in parts {
+            let part = slots.iter().flat_map(|s| &self.rows[*s as usize * row_len + start..][..len]);
+            buffers.push((input(dev, &part.copied().collect::<Vec<f32>>())?, len));
+            start += len;
+        }
+        let parts: Vec<(&D::Buffer, usize)> = buffers.iter().map(|(buffer, len)| (buffer, *len)).collect();
+        dev.cache_store(&mut cache, self.layer, &slots, &parts);
+        Ok(cache)
+    }
+
+    /// Queries of `width` values per row; rows of no span hold NaN.
+    pub(super) fn queries(&self, rng: &mut Random, width: usize, size: f32) -> Vec<f32> {
+        let covered = |t: usize| self.spans.iter().any(|s| (s.q_start..s.q_start + s.n_new).contains(&t));
+        (0..self.n_rows * width).map(|i| if covered(i / width) { rng.unit() * size } else { f32::NAN }).collect()
+    }
+
+    /// The scene of one span alone, whose rows come first.
+    pub(super) fn alone(&self, span: usize) -> Self {
+        let alone = SeqSpan { q_start: 0, ..self.spans[span].clone() };
+        Self { n_rows: alone.n_new, spans: vec![alone], ..self.clone() }
+    }
+}
+
+/// What a cache keeps of a number: BF16 rounds to nearest even, and a NaN stays one.
+pub(super) fn stored(value: f32, format: RowFormat) -> f32 {
+    match format {
+        RowFormat::BF16 if !value.is_nan() => {
+            let bits = u64::from(value.to_bits());
+            let rounded = bits + 0x7fff + (bits >> 16 & 1);
+            f32::from_bits(rounded as u32 & 0xffff_0000)
+        }
+        _ => value,
+    }
+}

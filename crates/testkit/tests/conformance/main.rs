@@ -1,0 +1,17 @@
+//! The conformance suite on the devices of this repository that need no hardware, and on devices with planted faults.
+//!
+//! Owns the proof that the suite passes what is right and fails what is wrong.
+
+use ops::Reference;
+use testkit::conformance::{assert_conforms, forms_agree};
+
+#[test]
+fn reference_conforms() {
+    assert_conforms(&Reference);
+}
+
+#[test]
+fn absorbed_and_expanded_agree() {
+    let report = forms_agree();
+    assert!(report.conforms(), "{report}");
+}
