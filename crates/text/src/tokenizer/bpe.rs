@@ -14,6 +14,7 @@ use tokenizers::pre_tokenizers::sequence::PipelineSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, tokenizer};
 
+use super::bytes;
 use super::spec::{Behavior, Normalizer, Spec, Step};
 use super::unicode;
 use crate::error::TokenizerError;
@@ -27,6 +28,8 @@ const MAX_TEXT_BYTES: usize = 256 << 20;
 const MAX_KEPT_SPANS: usize = 1 << 20;
 
 pub(super) struct Bpe {
+    /// Ids from here on stand for bytes that the vocabulary cannot spell, which encoding leaves out.
+    n_ids: u32,
     normalizer: Normalizer,
     splitter: PipelinePreTokenizer,
     model: PipelineBPE,
@@ -43,7 +46,13 @@ struct Scratch {
 }
 
 impl Bpe {
-    pub(super) fn new(spec: Spec) -> Result<Self, TokenizerError> {
+    /// `n_ids` is the vocabulary's size, added tokens included.
+    pub(super) fn new(mut spec: Spec, n_ids: usize) -> Result<Self, TokenizerError> {
+        // Some vocabularies (SmolLM2's) lack a few control bytes. The library insists on all 256.
+        let unspelled = (0..=255).map(bytes::char_of).filter(|c| !spec.vocab.contains_key(&*c.to_string()));
+        let unspelled: Vec<char> = unspelled.collect();
+        let n_ids = n_ids as u32;
+        spec.vocab.extend(unspelled.into_iter().zip(n_ids..).map(|(c, id)| (c.to_string().into(), id)));
         let steps = spec.steps.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
         let model = PipelineBPE::from_config(BpeConfig {
             vocab: spec.vocab,
@@ -53,6 +62,7 @@ impl Bpe {
             ..BpeConfig::default()
         });
         Ok(Self {
+            n_ids,
             normalizer: spec.normalizer,
             splitter: PipelinePreTokenizer::Sequence(PipelineSequence::new(steps)),
             model: model.map_err(refused)?,
@@ -73,7 +83,7 @@ impl Bpe {
         let kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = kept.unwrap_or_else(|| Scratch::new(&self.model));
         let outcome = self.run(&text, &mut scratch);
-        ids.extend_from_slice(PipelineToken::cast_slice(&scratch.tokens));
+        ids.extend(PipelineToken::cast_slice(&scratch.tokens).iter().filter(|id| **id < self.n_ids));
         if scratch.spans.capacity() <= MAX_KEPT_SPANS {
             self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         }

@@ -52,7 +52,7 @@ impl Tokenizer {
     fn from_spec(mut spec: Spec) -> Result<Self, TokenizerError> {
         let table = spec.check(ByteTable::new)?;
         let added = AddedTokens::new(&spec)?;
-        let bpe = Bpe::new(spec)?;
+        let bpe = Bpe::new(spec, table.entries.len())?;
         Ok(Self { bpe, added, table })
     }
 
