@@ -1,5 +1,5 @@
 //! Ids and texts against Hugging Face's: the tiny tokenizers always, the real ones where they were fetched.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 mod common;
 

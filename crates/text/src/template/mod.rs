@@ -40,9 +40,9 @@ const MAX_OUTPUT_FACTOR: usize = 8;
 /// Engine steps for a rendering: a base for the template, and some for each message and
 /// byte of input. One step is an
 /// instruction or 64 bytes of data touched, so this bounds memory too.
-const FUEL_BASE: u64 = 500_000;
-const FUEL_PER_MESSAGE: u64 = 2_000;
-const FUEL_PER_BYTE: u64 = 1;
+const FUEL_BASE: u64 = 250_000;
+const FUEL_PER_MESSAGE: u64 = 1_000;
+const INPUT_BYTES_PER_FUEL: u64 = 4;
 /// The private-use planes, from which marks are taken.
 const MARKS: std::ops::RangeInclusive<char> = '\u{F0000}'..='\u{10FFFD}';
 /// Tokens that an assistant's content may hold.
@@ -99,7 +99,9 @@ impl ChatTemplate {
     /// As [`Self::new`].
     pub fn compile(source: &str, config: &TokenizerConfig, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
         limit("bytes of chat template", source.len(), MAX_SOURCE_BYTES)?;
-        let parts = source::cut(source, |text| tokenizer.split_added(text));
+        source::check_shape(source)?;
+        let guarded = source::guard_sets(source);
+        let parts = source::cut(&guarded, |text| tokenizer.split_added(text));
         let variable = |token: &Option<String>| match token {
             None => Variable::Absent,
             Some(text) => tokenizer.added_token_id(text).map_or(Variable::Plain(text.clone()), Variable::Token),
@@ -157,7 +159,9 @@ impl ChatTemplate {
         }
         let source = self.marked_source(&marks);
         let run = environment::Run {
-            fuel: FUEL_BASE + FUEL_PER_MESSAGE * n_messages as u64 + FUEL_PER_BYTE * (n_bytes + source.len()) as u64,
+            fuel: FUEL_BASE
+                + FUEL_PER_MESSAGE * n_messages as u64
+                + (n_bytes + source.len()) as u64 / INPUT_BYTES_PER_FUEL,
             max_output_bytes: MAX_OUTPUT_BASE + MAX_OUTPUT_FACTOR * n_bytes,
             now_unix_s: options.now_unix_s,
         };

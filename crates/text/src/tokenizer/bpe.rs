@@ -52,7 +52,7 @@ impl Bpe {
         let unspelled = (0..=255).map(bytes::char_of).filter(|c| !spec.vocab.contains_key(&*c.to_string()));
         let unspelled: Vec<char> = unspelled.collect();
         let n_ids = n_ids as u32;
-        spec.vocab.extend(unspelled.into_iter().zip(n_ids..).map(|(c, id)| (c.to_string().into(), id)));
+        spec.vocab.extend(unspelled.into_iter().zip(n_ids..).map(|(c, id)| (c.to_string(), id)));
         let steps = spec.steps.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
         let model = PipelineBPE::from_config(BpeConfig {
             vocab: spec.vocab,

@@ -75,10 +75,11 @@ struct PreTokenizer {
     ignore_merges: bool,
 }
 
-/// `deepseek-r1-qwen` is `qwen2` under another name, as the distills keep Qwen's tokenizer.
+/// `deepseek-r1-qwen` is `qwen2` under another name, as the distills keep Qwen's tokenizer; `joyai-llm`, which V4 files
+/// carry, is `deepseek-v3`: the same three patterns.
 const KNOWN: [PreTokenizer; 6] = [
     PreTokenizer {
-        names: &["deepseek-v3"],
+        names: &["deepseek-v3", "joyai-llm"],
         steps: || DEEPSEEK_V3.map(isolate).to_vec(),
         normalizer: Normalizer::Identity,
         ignore_merges: false,

@@ -22,6 +22,8 @@ const MAX_HOT_PAIRS: usize = 65_000;
 const MAX_PATTERN_BYTES: usize = 8 * 1024;
 const MAX_PATTERN_DEPTH: usize = 32;
 const MAX_STEPS: usize = 16;
+/// Most copies that the counted repetitions of a pattern may ask for, taken as if each stood inside the others.
+const MAX_REPETITIONS: usize = 10_000;
 
 /// A token matched literally in template text, before any splitting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,7 @@ impl Spec {
             let (Step::Regex { pattern: text, .. } | Step::Literal { text, .. }) = step else { continue };
             limit("length of a pre-tokenizer pattern in bytes", text.len(), MAX_PATTERN_BYTES)?;
             limit("nesting of a pre-tokenizer pattern", nesting(text), MAX_PATTERN_DEPTH)?;
+            limit("repetitions in a pre-tokenizer pattern", repetitions(text), MAX_REPETITIONS)?;
             if text.is_empty() {
                 return Err(TokenizerError::Invalid {
                     field: "pre_tokenizer.pattern".into(),
@@ -254,6 +257,16 @@ fn nesting(pattern: &str) -> usize {
         }
     }
     deepest
+}
+
+/// The product of the largest counts of all `{n}` and `{n,m}`.
+fn repetitions(pattern: &str) -> usize {
+    let count = |n: &str| match n.trim() {
+        n if n.is_empty() || n.bytes().any(|byte| !byte.is_ascii_digit()) => 1,
+        n => n.parse::<usize>().unwrap_or(usize::MAX).max(1),
+    };
+    let braced = pattern.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(inside, _)| inside);
+    braced.map(|inside| inside.split(',').map(count).max().unwrap_or(1)).fold(1, usize::saturating_mul)
 }
 
 fn limit(field: &str, found: usize, limit: usize) -> Result<(), TokenizerError> {

@@ -1,6 +1,6 @@
 //! What the test files share: fixtures, and vocabularies derived from tokenizer.json.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot read its fixture has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 
