@@ -208,6 +208,10 @@ pub struct AttendKv<'a, D: Device + ?Sized> {
 /// Buffers hold f32 values, row-major, and may be longer than an operation needs; only the leading rows are used.
 /// T is the number of rows of a step, d the hidden size, H heads, C `kv_lora_rank`, R `qk_rope_head_dim`,
 /// n `qk_nope_head_dim`, v `v_head_dim`, E experts, k experts per token, I an FFN width.
+///
+/// # Numerics |err| is the distance to [`crate::Reference`], ε = 2^−24, γ(n) = nε / (1 − nε); docs/numerics.md derives
+/// every bound. NaN and infinities arise where they do in the reference. A call gives the same bits every
+/// time, and a row (for attention: a span) the same alone as among others.
 pub trait Device: Send + Sync {
     /// f32 activations.
     type Buffer: Send;
@@ -263,6 +267,7 @@ pub trait Device: Send + Sync {
     /// Rows of the embedding matrix.
     ///
     /// # Shapes   `w [vocab, d]` · `tokens [T]` · `out [T, d]`
+    /// # Numerics the weights bit by bit
     /// # Panics   if a token is not below the vocabulary's size
     fn embed(&self, w: &Self::Weight, tokens: &[u32], out: &mut Self::Buffer);
 
@@ -271,7 +276,7 @@ pub trait Device: Send + Sync {
     /// rmsnorm(x) = x · (mean(x²) + eps)^(−1/2)
     ///
     /// # Shapes   `x, delta, out [n_rows, dim]`, contiguous · `w [dim]`
-    /// # Numerics sum of squares in f32 or better; |err| ≤ 8ε·|out| + the rounding of x + delta
+    /// # Numerics x + delta is one f32 addition; sum of squares in f32 or better; |err| ≤ γ(dim/2 + 8)·|out|
     fn add_rmsnorm(
         &self,
         x: &mut Self::Buffer,
@@ -284,12 +289,13 @@ pub trait Device: Send + Sync {
     /// x = rmsnorm(x)·w in place, on the leading `dim` values of each row: latents and per-head q/k norms.
     ///
     /// # Shapes   `x [n_rows, row_stride]` · `w [dim]`
+    /// # Numerics as [`Device::add_rmsnorm`]
     fn rmsnorm(&self, x: &mut Self::Buffer, w: &Self::Buffer, layout: NormLayout);
 
     /// y = x·Wᵀ (+ bias).
     ///
     /// # Shapes   `x [n_rows, cols]` · `w [rows, cols]` · `bias [rows]` · `out [n_rows, rows]`
-    /// # Numerics |err| ≤ (cols + 1)·ε·(Σ|x·w| + |bias|), ε = 2^−24
+    /// # Numerics sums in f32 or better; |err| ≤ γ(cols + 4)·(Σ|x·w| + |bias|)
     fn matmul(
         &self,
         x: &Self::Buffer,
@@ -301,7 +307,7 @@ pub trait Device: Send + Sync {
 
     /// Per head h: out\[t,h\] = L_h · x\[t,h\], or L_hᵀ · x\[t,h\].
     ///
-    /// # Shapes   `x [T, H, x_layout.head_dim]` from `x_layout.start` · `out [T, H, outputs of L]`
+    /// # Shapes   `x [T, H, x_layout.head_dim]` from `x_layout.start` · `out [T, H, outputs of L or Lᵀ]`
     /// # Numerics as [`Device::matmul`]
     fn matmul_heads(
         &self,
@@ -318,11 +324,13 @@ pub trait Device: Send + Sync {
     /// (a, b) → (a·cos − b·sin, a·sin + b·cos)
     ///
     /// # Shapes   `x [T, n_heads, head_dim]` · `positions [T]`
+    /// # Numerics the angle is the f32 product position · `inv_freq`; |err| ≤ γ(9)·(|a·cos| + |b·sin|)
     fn rope(&self, x: &mut Self::Buffer, layout: HeadLayout, positions: &[u32], table: &RopeTable);
 
     /// Writes rows into the cache: row t is the concatenation of each part's row t.
     ///
     /// # Shapes   `parts: (buffer [T, len], len)` with Σ len = `row_len` · `slots [T]`
+    /// # Numerics rounds to nearest even where rows are BF16; a NaN stays one
     /// # Panics   if a slot lies outside of the cache (a scheduler bug)
     fn cache_store(&self, cache: &mut Self::Cache, layer: usize, slots: &[u32], parts: &[(&Self::Buffer, usize)]);
 
@@ -334,8 +342,9 @@ pub trait Device: Send + Sync {
     /// o\[t,h\] = softmax_s(scale · (q_lat\[t,h\]·c_kv\[s\] + q_pe\[t,h\]·k_pe\[s\])) · c_kv\[s\],  s ≤ position\[t\]
     ///
     /// # Shapes   `q_lat [T, H, C]` · `q_pe [T, H, R]` · `cache rows [C + R]` · `out [T, H, C]`
-    /// # Numerics scores, softmax and sums in f32 or better; the relative error of every weight is at most
-    /// 2·(max|score err| + (S + 2)·ε), so |err| ≤ (that + (S + 2)·ε) · max_s|c_kv\[s\]|
+    /// # Numerics scores, softmax and sums in f32 or better. With S visible positions, D = C + R and
+    /// A = max_s |scale|·Σ|q·k\[s\]|, every weight is within ρ = exp(ε·((D + 10)·A + 5·(S + 1))) − 1 of itself
+    /// and |err| ≤ r/(1 − r) · Σ_s p_s·|c_kv\[s\]|, r = 2ρ + γ(2S + 6). A score of −∞ has weight 0
     /// # Memory   reads (C+R) values per cached token and layer
     /// # Panics   if a span exceeds its block table (a scheduler bug)
     /// # Source   DeepSeek-V2 paper, section 2.1
@@ -347,6 +356,7 @@ pub trait Device: Send + Sync {
     /// o\[t,h\] = Σ_s softmax_s(scale · (q_nope·W_UK c_kv\[s\] + q_pe·k_pe\[s\])) · W_UV c_kv\[s\],  s ≤ position\[t\]
     ///
     /// # Shapes   `q [T, H, n + R]` · `cache rows [C + R]` · `out [T, H, v]`
+    /// # Numerics as [`Device::attend_latent`] with D = n + R + C + 4, r + γ(C + 4), and Σ|w·c_kv| for keys and values
     /// # Memory   keys and values of a bounded range of positions are scratch of the device
     /// # Source   DeepSeek-V2 paper, section 2.1
     fn attend_expanded(&self, args: &AttendExpanded<'_, Self>, out: &mut Self::Buffer);
@@ -354,16 +364,19 @@ pub trait Device: Send + Sync {
     /// Grouped-query attention of the dense models; rows outside of `spans` are left alone.
     ///
     /// # Shapes   `q [T, H, D]` · `cache rows [n_kv_heads·D | n_kv_heads·D]` · `out [T, H, D]`
+    /// # Numerics as [`Device::attend_latent`] with its D for C + R
     fn attend_kv(&self, args: &AttendKv<'_, Self>, out: &mut Self::Buffer);
 
     /// gate = silu(gate) · up, silu(x) = x / (1 + e^(−x)).
     ///
     /// # Shapes   `gate, up [len]`
+    /// # Numerics |err| ≤ γ(9)·|out| + 2^−121·|up|: silu may become 0 where e^(−x) overflows
     fn swiglu(&self, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize);
 
     /// Chooses experts for each token; see [`crate::route::route_token`].
     ///
     /// # Shapes   `logits [T, E]` · `bias [E]`
+    /// # Numerics scores in f32 or better; the same choice unless scores are closer than their errors
     fn route(
         &self,
         spec: &RouterSpec,
@@ -376,6 +389,7 @@ pub trait Device: Send + Sync {
     /// out\[t\] = Σ_i weight_i · W_down(silu(W_gate x) · W_up x) over the token's experts, best first.
     ///
     /// # Shapes   `x, out [T, d]`
+    /// # Numerics each product as [`Device::matmul`], silu as [`Device::swiglu`]
     fn experts(
         &self,
         x: &Self::Buffer,

@@ -5,6 +5,8 @@
 //! Traps this file avoids: groups are masked with −∞, not 0, because a biased score can be negative; the weights are
 //! the unbiased scores, never recovered as `choice − bias`; the sum is guarded by 1e-20 because sigmoids can underflow.
 
+use std::cmp::Ordering;
+
 /// How router logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scoring {
@@ -72,9 +74,7 @@ pub fn route_token(
     match spec.selection {
         Selection::Greedy => {}
         Selection::GroupLimitedGreedy { n_group, topk_group } => {
-            keep_groups(&mut choice, n_group, topk_group, |group| {
-                group.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-            });
+            keep_groups(&mut choice, n_group, topk_group, |group| best(group, 1).iter().map(|&i| group[i]).sum());
         }
         Selection::NoAuxTc { n_group, topk_group } => {
             for (c, b) in choice.iter_mut().zip(bias.into_iter().flatten()) {
@@ -103,10 +103,14 @@ fn scores(scoring: Scoring, logits: &[f32]) -> Vec<f64> {
     }
 }
 
-/// Indices of the `k` largest values, largest first; NaN ranks above everything, so that it shows.
+/// Indices of the `k` largest values, largest first; NaN of either sign ranks above everything, so that it shows.
 fn best(values: &[f64], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| {
+        let (x, y) = (values[a], values[b]);
+        let larger_first = || y.partial_cmp(&x).unwrap_or(Ordering::Equal);
+        y.is_nan().cmp(&x.is_nan()).then_with(larger_first).then(a.cmp(&b))
+    });
     order.truncate(k);
     order
 }
@@ -168,6 +172,19 @@ mod tests {
         // Group 0 has the larger sum, group 3 the larger maximum.
         let (ids, _) = route(&spec, &[1.9, 1.9, 0.0, 0.0, 0.0, 0.0, 2.0, -3.0], None);
         assert_eq!(ids, [6, 7]);
+    }
+
+    #[test]
+    fn a_nan_is_chosen_whatever_its_sign() {
+        for (nan, selection) in [f32::NAN, -f32::NAN].into_iter().flat_map(|nan| {
+            let group_limited = Selection::GroupLimitedGreedy { n_group: 4, topk_group: 1 };
+            [(nan, Selection::Greedy), (nan, group_limited), (nan, V3.selection)]
+        }) {
+            let (ids, weights) =
+                route(&RouterSpec { selection, ..V3 }, &[9.0, 0.0, 0.0, 0.0, 0.0, nan, 0.0, 0.0], None);
+            assert_eq!(ids[0], 5);
+            assert!(weights.iter().all(|w| w.is_nan()));
+        }
     }
 
     #[test]

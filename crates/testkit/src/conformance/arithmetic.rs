@@ -8,7 +8,7 @@ use super::report::Bound;
 pub(super) const EPS: f64 = 1.0 / (1u64 << 24) as f64;
 /// What is lost where a subnormal is flushed to zero.
 pub(super) const TINY: f64 = f32::MIN_POSITIVE as f64;
-/// Roundings allowed to an exponential, its own argument apart (2 units in the last place).
+/// Roundings allowed to an exponential, a sine or a reciprocal root: 2 units in the last place.
 const EXP: f64 = 4.0;
 
 /// γ(n) = nε / (1 − nε): n roundings, one after the other.
@@ -36,7 +36,7 @@ pub(super) fn dot(x: impl Iterator<Item = f64>, w: impl Iterator<Item = f64>, n:
 
 /// Bound of one normalised value, relative to it: rmsnorm over `dim` values.
 pub(super) fn norm(dim: usize) -> f64 {
-    gamma(dim as f64 / 2.0 + 7.0)
+    gamma(dim as f64 / 2.0 + 4.0 + EXP)
 }
 
 /// Bound of one rotated value, relative to |a·cos| + |b·sin|.
@@ -49,12 +49,12 @@ pub(super) fn silu() -> (f64, f64) {
     (gamma(EXP + 5.0), 32.0 * TINY)
 }
 
-/// silu and the largest slope it has (at x ≈ 2.4), for errors that enter it.
+/// silu(x) = x / (1 + e^(−x)).
 pub(super) fn silu_value(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// An upper bound of |silu'|.
+/// An upper bound of |silu'|, which is largest near x = 2.4: how an error that enters silu grows.
 pub(super) const SILU_SLOPE: f64 = 1.1;
 
 /// Relative error of a weight e^(score − max) of attention.

@@ -12,6 +12,10 @@ use super::arithmetic::{TINY, attention_weight, weighted_mean};
 use super::report::Bound;
 use super::scene::Scene;
 
+/// Positions of a context of 20 that a score of −∞ takes out: whole tiles at its start, at its end and inside, and all
+/// of them, which leaves nothing to divide by.
+const OUT_OF_SIGHT: [Range<usize>; 4] = [0..9, 11..20, 1..19, 0..20];
+
 /// One score, exactly, and the sum of its terms' absolute values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Score {

@@ -39,13 +39,24 @@ pub(super) struct Suite<'d, D> {
     dev: &'d D,
     operation: Operation,
     report: Report,
+    /// Whether the rest is left out once something mismatched.
+    stops: bool,
 }
 
 impl<'d, D: Device> Suite<'d, D> {
     pub(super) fn new(dev: &'d D, operation: Operation) -> Self {
         let mut report = Report::default();
         report.tallies.entry(operation).or_default();
-        Self { dev, operation, report }
+        Self { dev, operation, report, stops: false }
+    }
+
+    /// A suite that runs no further case once one has failed.
+    pub(super) fn until_mismatch(dev: &'d D, operation: Operation) -> Self {
+        Self { stops: true, ..Self::new(dev, operation) }
+    }
+
+    pub(super) fn operation(&self) -> Operation {
+        self.operation
     }
 
     pub(super) fn finish(self) -> Report {
@@ -54,6 +65,9 @@ impl<'d, D: Device> Suite<'d, D> {
 
     /// Runs a case; if the device's memory operations fail, it counts as skipped.
     pub(super) fn check<C: Case>(&mut self, case: &C) {
+        if self.stops && !self.report.mismatches.is_empty() {
+            return;
+        }
         let outcome = self.compare(case);
         self.count(outcome, || case.label());
     }

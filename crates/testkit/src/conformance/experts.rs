@@ -152,7 +152,7 @@ fn random(rng: &mut Random, format: WeightFormat, shape: [usize; 4], n_rows: usi
 }
 
 /// Experts, experts per token, d, width.
-const SHAPES: [[usize; 4]; 8] = [
+const SHAPES: [[usize; 4]; 9] = [
     [1, 1, 1, 1],
     [4, 2, 3, 5],
     [4, 1, 7, 8],
@@ -161,12 +161,13 @@ const SHAPES: [[usize; 4]; 8] = [
     [8, 2, 33, 31],
     [3, 2, 64, 32],
     [8, 6, 17, 9],
+    [16, 8, 40, 24],
 ];
 
 pub(super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(90);
     for shape in SHAPES {
-        for n_rows in [0, 1, 2, 5, 17] {
+        for n_rows in [0, 1, 2, 5, 17, 40] {
             for step in [0, 1] {
                 let format = [WeightFormat::F32, WeightFormat::BF16, WeightFormat::F8_E4M3][n_rows % 3];
                 suite.check(&random(&mut rng, format, shape, n_rows, step));

@@ -66,6 +66,7 @@ impl Case for Matmul {
 pub(super) fn matmul<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(20);
     shapes(suite, &mut rng);
+    large(suite, &mut rng);
     formats(suite, &mut rng);
     not_finite(suite, &mut rng);
 }
@@ -80,6 +81,17 @@ fn shapes<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
                 let x = rng.rows(n_rows, cols, spread, Side::Activation);
                 suite.check(&Matmul { x, n_rows, w, bias, data: format!("{spread:?}") });
             }
+        }
+    }
+}
+
+/// Sizes beyond one tile in each direction.
+fn large<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
+    for (n_rows, rows, cols) in [(33, 65, 576), (3, 129, 2049), (129, 7, 1024), (1, 513, 300)] {
+        for format in [WeightFormat::F32, WeightFormat::F8_E4M3] {
+            let w = matrix(rng, format, rows, cols, Spread::Cancelling);
+            let x = rng.rows(n_rows, cols, Spread::Cancelling, Side::Activation);
+            suite.check(&Matmul { x, n_rows, w, bias: Some(rng.values(rows)), data: "large".to_owned() });
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The conformance suite: every operation of [`Device`] against [`Reference`], the same body for every device.
+//! The conformance suite: every operation of [`Device`] against [`ops::Reference`], the same body for every device.
 //!
 //! Owns what is asked of a device: values within derived bounds (docs/numerics.md), NaN and infinities in the same
 //! places, nothing written outside of the named rows, and bits that do not depend on what else is in the batch.
 //! Must not know any device by name, and must not loosen a bound for one.
 //!
 //! Each operation has a list of cases. A case is one call with all of its inputs; it is run on the device, run again,
-//! run in parts, and compared with the same call on [`Reference`].
+//! run in parts, and compared with the same call on the reference.
 
 mod arithmetic;
 mod attention;
@@ -87,28 +87,40 @@ impl Operation {
 #[must_use]
 pub fn run<D: Device>(dev: &D, operation: Operation) -> Report {
     let mut suite = Suite::new(dev, operation);
-    match operation {
-        Operation::Memory => copies::memory(&mut suite),
-        Operation::Embed => copies::embed(&mut suite),
-        Operation::Gather => copies::gather(&mut suite),
-        Operation::Concat => copies::concat(&mut suite),
-        Operation::Add => copies::add(&mut suite),
-        Operation::Rmsnorm => norms::rmsnorm(&mut suite),
-        Operation::AddRmsnorm => norms::add_rmsnorm(&mut suite),
-        Operation::Matmul => linear::matmul(&mut suite),
-        Operation::MatmulHeads => heads::matmul_heads(&mut suite),
-        Operation::Rope => position::rope(&mut suite),
-        Operation::CacheStore => cache::cache_store(&mut suite),
-        Operation::CacheCopyBlock => cache::cache_copy_block(&mut suite),
-        Operation::AttendLatent => attention::latent::check(&mut suite),
-        Operation::AttendExpanded => attention::expanded::check(&mut suite),
-        Operation::AttendKv => attention::key_value::check(&mut suite),
-        Operation::Swiglu => swiglu::check(&mut suite),
-        Operation::Route => routing::check(&mut suite),
-        Operation::Experts => experts::check(&mut suite),
-        Operation::Forms => forms::check(&mut suite),
-    }
+    run_cases(&mut suite);
     suite.finish()
+}
+
+/// Runs the cases of one operation until one of them fails.
+#[must_use]
+pub fn first_mismatch<D: Device>(dev: &D, operation: Operation) -> Option<Mismatch> {
+    let mut suite = Suite::until_mismatch(dev, operation);
+    run_cases(&mut suite);
+    suite.finish().mismatches.into_iter().next()
+}
+
+fn run_cases<D: Device>(suite: &mut Suite<'_, D>) {
+    match suite.operation() {
+        Operation::Memory => copies::memory(suite),
+        Operation::Embed => copies::embed(suite),
+        Operation::Gather => copies::gather(suite),
+        Operation::Concat => copies::concat(suite),
+        Operation::Add => copies::add(suite),
+        Operation::Rmsnorm => norms::rmsnorm(suite),
+        Operation::AddRmsnorm => norms::add_rmsnorm(suite),
+        Operation::Matmul => linear::matmul(suite),
+        Operation::MatmulHeads => heads::matmul_heads(suite),
+        Operation::Rope => position::rope(suite),
+        Operation::CacheStore => cache::cache_store(suite),
+        Operation::CacheCopyBlock => cache::cache_copy_block(suite),
+        Operation::AttendLatent => attention::latent::check(suite),
+        Operation::AttendExpanded => attention::expanded::check(suite),
+        Operation::AttendKv => attention::key_value::check(suite),
+        Operation::Swiglu => swiglu::check(suite),
+        Operation::Route => routing::check(suite),
+        Operation::Experts => experts::check(suite),
+        Operation::Forms => forms::check(suite),
+    }
 }
 
 /// Runs the cases of every operation.

@@ -10,7 +10,7 @@ use super::case::{Case, Part, Suite};
 use super::random::{NON_FINITE, Random, Side, Spread, places};
 use super::report::Bound;
 
-const DIMS: [usize; 14] = [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65, 257];
+const DIMS: [usize; 15] = [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65, 257, 1536];
 
 /// Bounds of rmsnorm(x)·w for one row, over `x` in f64.
 fn norm_bounds(x: &[f32], w: &[f32], eps: f32) -> impl Iterator<Item = Bound> {

@@ -187,11 +187,15 @@ fn is_separated(spec: &RouterSpec, logits: &[f32], bias: Option<&[f32]>) -> bool
         group.iter().take(n_best).sum()
     });
     let groups = groups.collect();
-    far_apart(choice) && far_apart(groups)
+    // A sum of score and bias may be far smaller than the score, whose error it keeps.
+    let size = if bias.is_some() { 1.0 } else { 0.0 };
+    far_apart(choice, size) && far_apart(groups, size)
 }
 
-/// A score in f32 is off by less than 2⁻¹⁸ of itself, and so is a sum of two with their biases.
-fn far_apart(mut values: Vec<f64>) -> bool {
+/// Whether values, or sums whose parts are of the given size, are further apart than their errors: a score in f32 is off
+/// by less than 2⁻¹⁸ of itself, apart from what is common to all scores of a token.
+fn far_apart(mut values: Vec<f64>, size: f64) -> bool {
     values.sort_by(f64::total_cmp);
-    values.windows(2).all(|pair| pair[1] - pair[0] > pair[0].abs().max(pair[1].abs()) / f64::from(1 << 17))
+    let margin = |pair: &[f64]| (size + pair[0].abs().max(pair[1].abs())) / f64::from(1 << 17);
+    values.windows(2).all(|pair| pair[1] - pair[0] > margin(pair))
 }

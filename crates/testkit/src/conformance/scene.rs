@@ -22,7 +22,7 @@ pub(super) struct Plan<'p> {
 }
 
 /// Sets of spans: decode, chunks, fresh prefills, and all of them at once; contexts around lanes and blocks.
-pub(super) const SPANS: [&[(usize, usize)]; 8] = [
+pub(super) const SPANS: [&[(usize, usize)]; 9] = [
     &[],
     &[(1, 0)],
     &[(1, 6)],
@@ -31,6 +31,7 @@ pub(super) const SPANS: [&[(usize, usize)]; 8] = [
     &[(1, 6), (3, 5), (5, 0), (1, 0), (2, 1)],
     &[(17, 16), (1, 33)],
     &[(1, 15), (1, 16), (1, 31), (1, 64)],
+    &[(2, 269)],
 ];
 
 pub(super) const BLOCK_LENS: [usize; 3] = [1, 3, 16];

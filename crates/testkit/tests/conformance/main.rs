@@ -2,6 +2,9 @@
 //!
 //! Owns the proof that the suite passes what is right and fails what is wrong.
 
+mod mutants;
+mod naive;
+
 use ops::Reference;
 use testkit::conformance::{assert_conforms, forms_agree};
 
@@ -11,7 +14,13 @@ fn reference_conforms() {
 }
 
 #[test]
+fn naive_conforms() {
+    assert_conforms(&naive::Naive::default());
+}
+
+#[test]
 fn absorbed_and_expanded_agree() {
     let report = forms_agree();
+    println!("{report}");
     assert!(report.conforms(), "{report}");
 }

@@ -130,13 +130,14 @@ impl Case for Expanded {
     }
 }
 
-const DIMS: [Dims; 6] = [
+const DIMS: [Dims; 7] = [
     Dims { c: 1, r: 2, n: 1, v: 1, h: 1 },
     Dims { c: 8, r: 2, n: 3, v: 5, h: 2 },
     Dims { c: 7, r: 4, n: 8, v: 3, h: 3 },
     Dims { c: 16, r: 8, n: 5, v: 16, h: 1 },
     Dims { c: 33, r: 2, n: 17, v: 4, h: 5 },
     Dims { c: 64, r: 16, n: 7, v: 33, h: 2 },
+    Dims { c: 96, r: 8, n: 33, v: 40, h: 2 },
 ];
 
 pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {

@@ -9,7 +9,7 @@ use super::super::case::{Case, Part, Suite};
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
 use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
-use super::{head_bounds, output_of, queries_of, score};
+use super::{OUT_OF_SIGHT, head_bounds, output_of, queries_of, score};
 
 #[derive(Clone, Copy, Debug)]
 struct Dims {
@@ -105,7 +105,7 @@ impl Case for KeyValue {
 
 pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(62);
-    for (i, head_dim) in [1, 2, 7, 8, 15, 16, 17, 33, 64].into_iter().enumerate() {
+    for (i, head_dim) in [1, 2, 7, 8, 15, 16, 17, 33, 64, 128].into_iter().enumerate() {
         for (j, spans) in SPANS.into_iter().enumerate() {
             let dims = Dims { n_kv_heads: 1 + (i + j) % 3, per_kv: [1, 2, 7][(i + 2 * j) % 3], head_dim };
             for (k, row_format) in [RowFormat::F32, RowFormat::BF16].into_iter().enumerate() {
@@ -125,7 +125,7 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     }
 }
 
-/// A value that is not finite in one query, key or value; a score of −∞ takes its position out.
+/// A value that is not finite in one query, key or value, and positions whose score is −∞.
 fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims) {
     let spans = &[(3, 5), (1, 19), (4, 0)];
     let half = dims.n_kv_heads * dims.head_dim;
@@ -145,11 +145,19 @@ fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims)
                 }
             }
         }
-        // Only the first position is visible, or a whole tile of positions is out.
-        let mut out = KeyValue { data: format!("first 9 positions out ({value}), {dims:?}"), ..base.clone() };
-        for position in 0..9 {
-            out.scene.row_mut(1, position)[0] = value;
+    }
+    for out in OUT_OF_SIGHT {
+        let plan = Plan { block_len: 3, row_format: RowFormat::F32, spans };
+        let mut case = KeyValue::new(rng, plan, dims, 1.0);
+        case.data = format!("positions {out:?} of 20 have score −∞, {dims:?}");
+        for head in case.q.chunks_exact_mut(dims.head_dim) {
+            head[0] = 0.5;
         }
-        suite.check(&out);
+        for position in out {
+            for key in case.scene.row_mut(1, position)[..half].chunks_exact_mut(dims.head_dim) {
+                key[0] = f32::NEG_INFINITY;
+            }
+        }
+        suite.check(&case);
     }
 }

@@ -9,7 +9,7 @@ use super::super::case::{Case, Part, Suite};
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
 use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
-use super::{head_bounds, output_of, queries_of, score};
+use super::{OUT_OF_SIGHT, head_bounds, output_of, queries_of, score};
 
 /// C, R, n, H.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ impl Case for Latent {
     }
 }
 
-const DIMS: [Dims; 7] = [
+const DIMS: [Dims; 8] = [
     Dims { c: 1, r: 2, n: 1, h: 1 },
     Dims { c: 8, r: 2, n: 3, h: 2 },
     Dims { c: 7, r: 4, n: 8, h: 3 },
@@ -119,6 +119,7 @@ const DIMS: [Dims; 7] = [
     Dims { c: 33, r: 2, n: 4, h: 5 },
     Dims { c: 64, r: 16, n: 7, h: 2 },
     Dims { c: 20, r: 6, n: 2, h: 7 },
+    Dims { c: 512, r: 64, n: 128, h: 2 },
 ];
 
 pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
@@ -136,7 +137,7 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     }
 }
 
-/// A value that is not finite in one query or one cached row.
+/// A value that is not finite in one query or one cached row, and positions whose score is −∞.
 fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims) {
     let spans = &[(3, 5), (1, 19), (4, 0)];
     for (i, value) in NON_FINITE.into_iter().enumerate() {
@@ -159,5 +160,17 @@ fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims)
                 }
             }
         }
+    }
+    for out in OUT_OF_SIGHT {
+        let plan = Plan { block_len: 3, row_format: RowFormat::F32, spans };
+        let mut case = Latent::new(rng, plan, dims, 1.0);
+        case.data = format!("positions {out:?} of 20 have score −∞, {dims:?}");
+        for head in case.q.chunks_exact_mut(dims.n + dims.r) {
+            head[dims.n] = 0.5;
+        }
+        for position in out {
+            case.scene.row_mut(1, position)[dims.c] = f32::NEG_INFINITY;
+        }
+        suite.check(&case);
     }
 }
