@@ -176,10 +176,9 @@ fn is_separated(spec: &RouterSpec, logits: &[f32], bias: Option<&[f32]>) -> bool
         Selection::GroupLimitedGreedy { n_group, .. } => (n_group, 1),
         Selection::NoAuxTc { n_group, .. } => (n_group, 2),
     };
-    if matches!(spec.selection, Selection::NoAuxTc { .. }) {
-        for (c, b) in choice.iter_mut().zip(bias.into_iter().flatten()) {
-            *c += f64::from(*b);
-        }
+    let bias = bias.filter(|_| matches!(spec.selection, Selection::NoAuxTc { .. }));
+    for (c, b) in choice.iter_mut().zip(bias.into_iter().flatten()) {
+        *c += f64::from(*b);
     }
     let groups = choice.chunks(spec.n_experts / n_group).map(|group| {
         let mut group = group.to_vec();
@@ -187,15 +186,18 @@ fn is_separated(spec: &RouterSpec, logits: &[f32], bias: Option<&[f32]>) -> bool
         group.iter().take(n_best).sum()
     });
     let groups = groups.collect();
-    // A sum of score and bias may be far smaller than the score, whose error it keeps.
-    let size = if bias.is_some() { 1.0 } else { 0.0 };
-    far_apart(choice, size) && far_apart(groups, size)
+    far_apart(choice, bias.is_some()) && far_apart(groups, bias.is_some())
 }
 
-/// Whether values, or sums whose parts are of the given size, are further apart than their errors: a score in f32 is off
-/// by less than 2⁻¹⁸ of itself, apart from what is common to all scores of a token.
-fn far_apart(mut values: Vec<f64>, size: f64) -> bool {
+/// Whether values are further apart than their errors. Scores in f32, what is common to all of a token apart, and sums
+/// of two of them are off by less than 2⁻¹⁸ of themselves; with a bias, which may cancel a score, by less than 2⁻¹⁸ and
+/// the rounding of the sums.
+fn far_apart(mut values: Vec<f64>, biased: bool) -> bool {
     values.sort_by(f64::total_cmp);
-    let margin = |pair: &[f64]| (size + pair[0].abs().max(pair[1].abs())) / f64::from(1 << 17);
+    let margin = |pair: &[f64]| {
+        let size = pair[0].abs().max(pair[1].abs());
+        let score = if biased { 1.0 } else { size };
+        score / f64::from(1 << 17) + size / f64::from(1 << 20)
+    };
     values.windows(2).all(|pair| pair[1] - pair[0] > margin(pair))
 }
