@@ -234,6 +234,9 @@ fn contradictory_vocabularies_are_errors() {
         break_it(|v| v.pre = "unheard-of".into()),
         Err(TokenizerError::UnknownPreTokenizer { known, .. }) if known.contains("deepseek-v3")
     ));
+    // The two bytes of é do not merge into the token that spells it.
+    assert!(break_it(|v| (v.tokens[256], v.token_types) = ("Ã©".into(), None)).is_err());
+    assert!(break_it(|v| (v.tokens[256], v.token_types, v.merges) = ("Ã©".into(), None, vec!["Ã ©".into()])).is_ok());
     // An added token must not be reachable by merging plain text, nor be a byte.
     assert!(break_it(|v| v.token_types.as_mut().unwrap()[65] = 3).is_err());
     assert!(break_it(|v| (v.tokens[256], v.merges) = ("ab".into(), vec!["a b".into()])).is_err());

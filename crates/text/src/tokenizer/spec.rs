@@ -1,7 +1,7 @@
 //! What a tokenizer is, in plain data, whatever file it came from. Owns the checks that every source must pass
 //! before a vocabulary reaches the BPE library, whose own constructors assume a well-made file. Must not parse files.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::bpe::Vocab;
 use super::bytes;
@@ -90,6 +90,7 @@ impl Spec {
         self.check_patterns()?;
         self.check_ids()?;
         let merges = self.resolve_merges()?;
+        self.check_characters(&merges)?;
         let n_ids = self.n_ids();
         let whole = whole(self);
         self.drop_unreachable(&merges, n_ids);
@@ -209,6 +210,45 @@ impl Spec {
         }
         self.merges = kept;
         Ok(resolved)
+    }
+
+    /// A token that spells one character must be what merging that character's bytes gives, as in every vocabulary
+    /// that was trained: the library takes it without merging.
+    fn check_characters(&self, merges: &[[u32; 3]]) -> Result<(), TokenizerError> {
+        if self.ignore_merges {
+            return Ok(());
+        }
+        let n_bytes = |text: &str| text.chars().count();
+        let short = self.merges.iter().zip(merges).enumerate();
+        let short = short
+            .filter(|(_, ((left, right), _))| left.len() + right.len() <= 8 && n_bytes(left) + n_bytes(right) <= 4);
+        let pairs: HashMap<(u32, u32), (usize, u32)> =
+            short.map(|(rank, (_, &[left, right, product]))| ((left, right), (rank, product))).collect();
+        let wrong = self.vocab.iter().find(|&(text, &id)| {
+            let bytes = if text.len() <= 8 { bytes::decode(text) } else { None };
+            let character = bytes.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let is_one = character.is_some_and(|text| text.len() > 1 && text.chars().nth(1).is_none());
+            is_one && self.merge_short(text, &pairs) != [id]
+        });
+        match wrong {
+            None => Ok(()),
+            Some((text, id)) => Err(TokenizerError::Invalid {
+                field: "model.merges".into(),
+                problem: format!("{:?} has token {id}, but its bytes do not merge into it", excerpt(text)),
+            }),
+        }
+    }
+
+    /// The ids of a few bytes, merged pair by pair in rank order.
+    fn merge_short(&self, text: &str, pairs: &HashMap<(u32, u32), (usize, u32)>) -> Vec<u32> {
+        let id_of = |c: char| self.vocab.get(c.encode_utf8(&mut [0; 4]) as &str).copied();
+        let mut ids: Vec<u32> = text.chars().filter_map(id_of).collect();
+        loop {
+            let candidates =
+                ids.windows(2).enumerate().filter_map(|(at, pair)| Some((pairs.get(&(pair[0], pair[1]))?, at)));
+            let Some((&(_, product), at)) = candidates.min() else { return ids };
+            ids.splice(at..at + 2, [product]);
+        }
     }
 
     /// Drops the tokens that BPE cannot yield: spellings outside the byte alphabet, and those that are neither a
