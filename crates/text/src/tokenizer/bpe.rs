@@ -32,6 +32,8 @@ pub(super) struct Bpe {
     n_ids: u32,
     normalizer: Normalizer,
     splitter: PipelinePreTokenizer,
+    /// Whether one of the splitter's steps is `Digits`.
+    has_digits: bool,
     model: PipelineBPE,
     /// One for each call that was ever in progress at the same time.
     scratch: Mutex<Vec<Scratch>>,
@@ -48,11 +50,14 @@ struct Scratch {
 impl Bpe {
     /// `n_ids` is the vocabulary's size, added tokens included.
     pub(super) fn new(mut spec: Spec, n_ids: usize) -> Result<Self, TokenizerError> {
-        // Some vocabularies (SmolLM2's) lack a few control bytes. The library insists on all 256.
+        // Some vocabularies (SmolLM2's) lack a few bytes. The library insists on all 256. The reference drops such a
+        // byte before merging, so that its neighbours can meet; here they stay apart. It matters only in characters
+        // that begin with F1 to F4 (unassigned planes and private use) and around control characters.
         let unspelled = (0..=255).map(bytes::char_of).filter(|c| !spec.vocab.contains_key(&*c.to_string()));
         let unspelled: Vec<char> = unspelled.collect();
         let n_ids = n_ids as u32;
         spec.vocab.extend(unspelled.into_iter().zip(n_ids..).map(|(c, id)| (c.to_string(), id)));
+        let has_digits = spec.steps.iter().any(|step| matches!(step, Step::Digits { .. }));
         let steps = spec.steps.into_iter().map(step).collect::<Result<Vec<_>, _>>()?;
         let model = PipelineBPE::from_config(BpeConfig {
             vocab: spec.vocab,
@@ -65,6 +70,7 @@ impl Bpe {
             n_ids,
             normalizer: spec.normalizer,
             splitter: PipelinePreTokenizer::Sequence(PipelineSequence::new(steps)),
+            has_digits,
             model: model.map_err(refused)?,
             scratch: Mutex::default(),
         })
@@ -94,7 +100,7 @@ impl Bpe {
     fn run(&self, text: &str, scratch: &mut Scratch) -> Result<(), TokenizerError> {
         scratch.spans.clear();
         scratch.tokens.clear();
-        let as_classified = unicode::hide_new_characters(text);
+        let as_classified = unicode::hide_new_characters(text, self.has_digits);
         self.splitter.pre_tokenize(&as_classified, &mut scratch.splitter, &mut scratch.spans).map_err(refused)?;
         // The library slices by these without looking again.
         if let Some(span) = scratch.spans.iter().find(|span| text.get(span.range()).is_none()) {

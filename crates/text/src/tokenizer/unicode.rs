@@ -3,7 +3,8 @@
 //! The splitting library knows Unicode 17; Hugging Face's tokenizers 0.23 stops at Unicode 16, and the models were
 //! trained with older editions still. In a newer edition a character stops being unassigned and becomes a letter, a
 //! mark or a symbol, which moves a boundary and changes ids. So the characters that Unicode 17 added are shown to
-//! the splitter as unassigned ones of the same length.
+//! the splitter as unassigned ones of the same length. The step `Digits` is the exception: it asks Rust's own tables,
+//! there as here, so a pre-tokenizer with that step is shown the new numerals.
 
 use std::borrow::Cow;
 
@@ -59,15 +60,17 @@ const NEW_IN_17: [(u32, u32); 44] = [
 const UNASSIGNED_3: char = '\u{FDD0}';
 const UNASSIGNED_4: char = '\u{1FFFE}';
 
-/// `text` with the new characters replaced by unassigned ones of the same length in bytes.
-pub(super) fn hide_new_characters(text: &str) -> Cow<'_, str> {
+/// `text` with the new characters (but for numerals, if these are to be shown) replaced by unassigned ones of the same
+/// length in bytes.
+pub(super) fn hide_new_characters(text: &str, show_numerals: bool) -> Cow<'_, str> {
     let Some(first) = find_new(text) else { return Cow::Borrowed(text) };
     let mut hidden = String::with_capacity(text.len());
     hidden.push_str(&text[..first]);
     for c in text[first..].chars() {
+        let hide = is_new(c) && !(show_numerals && c.is_numeric());
         hidden.push(match c.len_utf8() {
-            3 if is_new(c) => UNASSIGNED_3,
-            4 if is_new(c) => UNASSIGNED_4,
+            3 if hide => UNASSIGNED_3,
+            4 if hide => UNASSIGNED_4,
             _ => c,
         });
     }
@@ -104,7 +107,8 @@ mod tests {
     fn the_list_is_sorted_and_hiding_keeps_every_boundary() {
         assert!(NEW_IN_17.windows(2).all(|pair| pair[0].1 < pair[1].0));
         let text = "a\u{1FAEA}b\u{20C1} 漢\u{33479}";
-        assert_eq!(hide_new_characters(text), "a\u{1FFFE}b\u{FDD0} 漢\u{1FFFE}");
-        assert!(matches!(hide_new_characters("plain 漢字 😀 ｜"), Cow::Borrowed(_)));
+        assert_eq!(hide_new_characters(text, false), "a\u{1FFFE}b\u{FDD0} 漢\u{1FFFE}");
+        assert_eq!(hide_new_characters("\u{11DE0}\u{33479}", true), "\u{11DE0}\u{1FFFE}");
+        assert!(matches!(hide_new_characters("plain 漢字 😀 ｜", false), Cow::Borrowed(_)));
     }
 }
