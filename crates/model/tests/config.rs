@@ -1,4 +1,5 @@
 //! Configs: both spellings read alike, and what is not computed is refused by name.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use checkpoint::parse_config;
 use model::Config;

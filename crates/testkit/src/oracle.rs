@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use engine::{Session, SessionOptions, argmax};
-use model::{Config, Form, Model};
+pub use model::Form;
+use model::{Config, Model};
 use ops::{Device, RowFormat};
 
 /// Largest difference of a logit accepted from any device that computes in f32.

@@ -6,9 +6,9 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::sync::Arc;
 
+use cpu::Cpu;
 use engine::{Sampler, Session, SessionOptions};
 use model::{Form, Model};
-use ops::Reference;
 use text::{Delta, Message, OutputStream, StopStrings};
 
 use super::logits::CacheArg;
@@ -96,8 +96,9 @@ struct Answer {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let source = Source::open(&args.model)?;
     let text = source.text()?;
-    let model = model::load(&Reference, source.config.clone(), source.weights()?)?;
-    let chat = Chat { args, source: &source, text: &text, model: &model };
+    let cpu = Cpu::new();
+    let model = model::load(&cpu, source.config.clone(), source.weights()?)?;
+    let chat = Chat { args, source: &source, text: &text, cpu: &cpu, model: &model };
     let mut messages: Vec<Message> = args.system.iter().map(Message::system).collect();
     if let Some(prompt) = &args.prompt {
         messages.push(Message::user(prompt));
@@ -116,7 +117,8 @@ struct Chat<'a> {
     args: &'a Args,
     source: &'a Source,
     text: &'a Text,
-    model: &'a Model<Reference>,
+    cpu: &'a Cpu,
+    model: &'a Model<Cpu>,
 }
 
 impl Chat<'_> {
@@ -195,7 +197,7 @@ impl Chat<'_> {
         let n_context = self.context(ids.len())?;
         let options =
             SessionOptions { n_context, chunk: 128, form: Form::Auto, row_format: self.args.cache.row_format() };
-        let mut session = Session::new(&Reference, self.model, options)?;
+        let mut session = Session::new(self.cpu, self.model, options)?;
         let stop = Arc::new(StopStrings::new(&self.args.stop)?);
         let mut stream = OutputStream::new(self.text.tokenizer.clone(), starts_in_reasoning, stop);
         let mut answer = Answer { n_prompt: ids.len(), finish_reason: "length", ..Answer::default() };

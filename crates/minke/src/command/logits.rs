@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Dtype;
 use checkpoint::write::{Data, Item, safetensors};
+use cpu::Cpu;
 use engine::{Session, SessionOptions, argmax};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::{Form, Model};
-use ops::{Reference, RowFormat, WeightFormat};
+use model::Form;
+use ops::{Device, Reference, RowFormat, WeightFormat};
 use text::Message;
 
 use crate::failure::{Failure, print};
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// How cache rows are stored.
     #[arg(long, value_enum, default_value = "f32")]
     cache: CacheArg,
+    /// What computes.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceArg,
     /// Report as JSON.
     #[arg(long)]
     json: bool,
@@ -92,6 +96,15 @@ pub(crate) enum FormArg {
     Expanded,
 }
 
+/// `--device`
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DeviceArg {
+    /// Vector instructions on all cores.
+    Cpu,
+    /// Plain scalar code that defines every operation: slow, for comparison.
+    Reference,
+}
+
 /// `--cache`
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum CacheArg {
@@ -122,8 +135,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let tokens = args.input.token_ids(&source)?;
     check(args, &tokens, &source)?;
     let (vocab, n) = (source.config.vocab_size, tokens.len());
-    let model = model::load(&Reference, source.config.clone(), source.weights()?)?;
-    let found = compute(args, &model, &tokens)?;
+    let found = match args.device {
+        DeviceArg::Cpu => compute(args, &Cpu::new(), &source, &tokens)?,
+        DeviceArg::Reference => compute(args, &Reference, &source, &tokens)?,
+    };
     let f32s = Dtype::Weight(WeightFormat::F32);
     let ids: Vec<u8> = found.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     let (logits_shape, mtp_shape, ids_shape) = ([n, vocab], [n - 1, vocab], [found.ids.len()]);
@@ -131,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Item { name: "token_ids", dtype: Dtype::I32, shape: &logits_shape[..1], data: Data::Bytes(&ids[..4 * n]) },
         Item { name: "logits", dtype: f32s.clone(), shape: &logits_shape, data: Data::F32(&found.logits) },
     ];
-    if model.mtp.is_some() {
+    if source.config.num_nextn_predict_layers > 0 {
         items.push(Item { name: "mtp_logits", dtype: f32s, shape: &mtp_shape, data: Data::F32(&found.mtp_logits) });
     }
     if args.greedy > 0 {
@@ -152,7 +167,8 @@ fn report(args: &Args, items: &[Item<'_>], greedy: &[u32]) -> Result<(), Failure
     print(&format!("{}: {}\n", args.out.display(), shapes.join(", ")))
 }
 
-fn compute(args: &Args, model: &Model<Reference>, tokens: &[u32]) -> Result<Outputs, Failure> {
+fn compute<D: Device>(args: &Args, dev: &D, source: &Source, tokens: &[u32]) -> Result<Outputs, Failure> {
+    let model = model::load(dev, source.config.clone(), source.weights()?)?;
     let form = match args.form {
         FormArg::Auto => Form::Auto,
         FormArg::Absorbed => Form::Absorbed,
@@ -161,7 +177,7 @@ fn compute(args: &Args, model: &Model<Reference>, tokens: &[u32]) -> Result<Outp
     let chunk = if args.chunk == 0 { 512 } else { args.chunk };
     let options =
         SessionOptions { n_context: tokens.len() + args.greedy, chunk, form, row_format: args.cache.row_format() };
-    let mut session = Session::new(&Reference, model, options)?;
+    let mut session = Session::new(dev, &model, options)?;
     let vocab = model.config.vocab_size;
     let mut logits = Vec::with_capacity(tokens.len() * vocab);
     let mut mtp_logits = Vec::new();

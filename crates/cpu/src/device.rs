@@ -1,0 +1,320 @@
+//! [`Cpu`]: the operations, split over threads.
+//!
+//! Owns how each operation's work is divided; every part is computed by one thread in a fixed order, so that results
+//! are the same for any number of threads. The inner loops are in `kernel/`.
+
+mod attention;
+mod experts;
+
+use ops::{
+    AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
+    HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token,
+};
+
+use crate::cache::{Cache, zeroed};
+use crate::kernel::dot::dots;
+use crate::kernel::matmul::{Inputs, MatMul, MatMulTransposed, Outputs, PANEL};
+use crate::level::{Kernel, Level, Simd};
+use crate::pool::{Pool, shared};
+use crate::scratch::Scratch;
+
+/// Values below which splitting costs more than it saves.
+const SPLIT_MIN: usize = 1 << 14;
+
+/// This machine's processor.
+pub struct Cpu {
+    level: Level,
+    pool: Pool,
+    /// One piece per worker.
+    scratch: Scratch,
+    /// Pieces for an operation's own use: the hidden rows and the outputs of experts.
+    shared_scratch: Scratch,
+}
+
+/// Chosen experts, `top_k` per token.
+pub struct Routes {
+    top_k: usize,
+    ids: Vec<u32>,
+    weights: Vec<f32>,
+    /// Positions in `ids` sorted by expert.
+    by_expert: Vec<u32>,
+}
+
+impl Cpu {
+    /// The processor at its best level, with as many threads as it runs at once.
+    #[must_use]
+    pub fn new() -> Self {
+        let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with(Level::detect(), n_threads)
+    }
+
+    /// The processor at a given level with a given number of threads.
+    #[must_use]
+    pub fn with(level: Level, n_threads: usize) -> Self {
+        let pool = Pool::new(n_threads);
+        let scratch = Scratch::new(pool.n_threads());
+        Self { level, pool, scratch, shared_scratch: Scratch::new(2) }
+    }
+
+    /// The level that kernels run at.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Threads that work on an operation.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    /// One weight matrix with some inputs, its rows split over the threads.
+    fn multiply(&self, w: &WeightMatrix, bias: Option<&[f32]>, x: Inputs<'_>, out: Outputs<'_>) {
+        if x.n == 0 {
+            return;
+        }
+        let n_panels = w.rows.div_ceil(PANEL);
+        self.pool.split(n_panels, &|worker, panels| {
+            let w_rows = panels.start * PANEL..(panels.end * PANEL).min(w.rows);
+            self.scratch.lend(worker, PANEL * w.cols, |panel| {
+                self.level.run(MatMul { w, w_rows, first: 0, bias, x, out, panel });
+            });
+        });
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Norm of rows: x += delta where there is one, then out = x·(mean x² + eps)^(−1/2)·w, or in place.
+struct Norm<'a> {
+    x: &'a mut [f32],
+    delta: Option<&'a [f32]>,
+    w: &'a [f32],
+    eps: f32,
+    out: Option<&'a mut [f32]>,
+}
+
+impl Kernel for Norm<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, delta, w, eps, out } = self;
+        for (x, d) in x.iter_mut().zip(delta.into_iter().flatten()) {
+            *x += d;
+        }
+        let [[square]] = dots(simd, [&*x], [&*x]);
+        let inverse = 1.0 / (square / x.len() as f32 + eps).sqrt();
+        match out {
+            Some(out) => out.iter_mut().zip(x.iter()).zip(w).for_each(|((o, x), w)| *o = x * inverse * w),
+            None => x.iter_mut().zip(w).for_each(|(x, w)| *x *= inverse * w),
+        }
+    }
+}
+
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+impl Device for Cpu {
+    type Buffer = Vec<f32>;
+    type Weight = WeightMatrix;
+    type Cache = Cache;
+    type Routes = Routes;
+
+    fn upload(&self, weight: &WeightMatrix) -> Result<WeightMatrix, DeviceError> {
+        Ok(weight.clone())
+    }
+
+    fn alloc(&self, len: usize) -> Result<Vec<f32>, DeviceError> {
+        zeroed(len, "activations")
+    }
+
+    fn alloc_routes(&self, n_tokens: usize, top_k: usize) -> Result<Routes, DeviceError> {
+        let len = n_tokens * top_k;
+        let (ids, weights) = (zeroed(len, "routes")?, zeroed(len, "routes")?);
+        Ok(Routes { top_k, ids, weights, by_expert: zeroed(len, "routes")? })
+    }
+
+    fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
+        Cache::new(spec)
+    }
+
+    fn write(&self, src: &[f32], dst: &mut Vec<f32>) -> Result<(), DeviceError> {
+        dst[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+
+    fn read(&self, src: &Vec<f32>, dst: &mut [f32]) -> Result<(), DeviceError> {
+        dst.copy_from_slice(&src[..dst.len()]);
+        Ok(())
+    }
+
+    fn read_routes(&self, src: &Routes, ids: &mut [u32], weights: &mut [f32]) -> Result<(), DeviceError> {
+        ids.copy_from_slice(&src.ids[..ids.len()]);
+        weights.copy_from_slice(&src.weights[..weights.len()]);
+        Ok(())
+    }
+
+    fn embed(&self, w: &WeightMatrix, tokens: &[u32], out: &mut Vec<f32>) {
+        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(w.cols)) {
+            w.decode_row(*token as usize, row);
+        }
+    }
+
+    fn add_rmsnorm(
+        &self,
+        x: &mut Vec<f32>,
+        delta: Option<&Vec<f32>>,
+        w: &Vec<f32>,
+        layout: NormLayout,
+        out: &mut Vec<f32>,
+    ) {
+        let dim = layout.dim;
+        assert_eq!(layout.row_stride, dim, "the residual stream is contiguous");
+        for (t, (x, out)) in x.chunks_exact_mut(dim).zip(out.chunks_exact_mut(dim)).enumerate().take(layout.n_rows) {
+            let delta = delta.map(|d| &d[t * dim..(t + 1) * dim]);
+            self.level.run(Norm { x, delta, w, eps: layout.eps, out: Some(out) });
+        }
+    }
+
+    fn rmsnorm(&self, x: &mut Vec<f32>, w: &Vec<f32>, layout: NormLayout) {
+        for t in 0..layout.n_rows {
+            let x = &mut x[t * layout.row_stride..][..layout.dim];
+            self.level.run(Norm { x, delta: None, w, eps: layout.eps, out: None });
+        }
+    }
+
+    fn matmul(&self, x: &Vec<f32>, n_rows: usize, w: &WeightMatrix, bias: Option<&Vec<f32>>, out: &mut Vec<f32>) {
+        let x = Inputs { values: x, stride: w.cols, start: 0, picks: None, n: n_rows };
+        let out = Outputs { values: shared(out), stride: w.rows, start: 0, places: None };
+        self.multiply(w, bias.map(Vec::as_slice), x, out);
+    }
+
+    fn matmul_heads(
+        &self,
+        x: &Vec<f32>,
+        x_layout: HeadLayout,
+        n_rows: usize,
+        w: &HeadWeights<WeightMatrix>,
+        side: HeadSide,
+        out: &mut Vec<f32>,
+    ) {
+        assert_eq!(x_layout.n_heads, w.n_heads);
+        let transposed = w.transposed != (side == HeadSide::ApplyTransposed);
+        let cols = w.weight.cols;
+        let n_out = if transposed { cols } else { w.head_rows };
+        let out = shared(out);
+        self.pool.split(if n_rows == 0 { 0 } else { w.n_heads }, &|worker, heads| {
+            for h in heads {
+                let stride = x_layout.n_heads * x_layout.head_dim;
+                let start = h * x_layout.head_dim + x_layout.start;
+                let x = Inputs { values: x, stride, start, picks: None, n: n_rows };
+                let out = Outputs { values: out, stride: w.n_heads * n_out, start: h * n_out, places: None };
+                let first = h * w.head_stride + w.head_start;
+                let (w, w_rows) = (&w.weight, first..first + w.head_rows);
+                let len = cols * PANEL.max(1 + n_rows);
+                self.scratch.lend(worker, len, |scratch| match transposed {
+                    true => self.level.run(MatMulTransposed { w, w_rows, x, out, scratch }),
+                    false => self.level.run(MatMul { w, w_rows, first, bias: None, x, out, panel: scratch }),
+                });
+            }
+        });
+    }
+
+    fn rope(&self, x: &mut Vec<f32>, layout: HeadLayout, positions: &[u32], table: &RopeTable) {
+        let row_len = layout.n_heads * layout.head_dim;
+        for (row, &position) in x.chunks_exact_mut(row_len).zip(positions) {
+            for i in 0..table.inv_freq.len() {
+                let (cos, sin) = table.cos_sin(position, i);
+                let (first, second) = table.pair(i);
+                for head in row.chunks_exact_mut(layout.head_dim) {
+                    let head = &mut head[layout.start..];
+                    let (a, b) = (head[first], head[second]);
+                    head[first] = a * cos - b * sin;
+                    head[second] = a * sin + b * cos;
+                }
+            }
+        }
+    }
+
+    fn cache_store(&self, cache: &mut Cache, layer: usize, slots: &[u32], parts: &[(&Vec<f32>, usize)]) {
+        let row_len: usize = parts.iter().map(|(_, len)| len).sum();
+        assert_eq!(row_len, cache.spec.row_len, "parts of a cache row");
+        for (t, &slot) in slots.iter().enumerate() {
+            let mut offset = 0;
+            for (part, len) in parts {
+                cache.write(layer, slot as usize, offset, &part[t * len..(t + 1) * len]);
+                offset += len;
+            }
+        }
+    }
+
+    fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
+        cache.copy_block(from, to);
+    }
+
+    fn attend_latent(&self, args: &AttendLatent<'_, Self>, out: &mut Vec<f32>) {
+        attention::latent(self, args, out);
+    }
+
+    fn attend_expanded(&self, args: &AttendExpanded<'_, Self>, out: &mut Vec<f32>) {
+        attention::expanded(self, args, out);
+    }
+
+    fn attend_kv(&self, args: &AttendKv<'_, Self>, out: &mut Vec<f32>) {
+        attention::key_value(self, args, out);
+    }
+
+    fn swiglu(&self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
+        let body = |first: usize, gate: &mut [f32]| {
+            gate.iter_mut().zip(&up[first..]).for_each(|(g, u)| *g = silu(*g) * u);
+        };
+        match len < SPLIT_MIN {
+            true => body(0, &mut gate[..len]),
+            false => self.pool.split_rows(gate, len, 1, &|_, first, gate| body(first, gate)),
+        }
+    }
+
+    fn route(&self, spec: &RouterSpec, logits: &Vec<f32>, bias: Option<&Vec<f32>>, n_rows: usize, out: &mut Routes) {
+        assert_eq!(spec.top_k, out.top_k);
+        let slots = out.ids.chunks_exact_mut(spec.top_k).zip(out.weights.chunks_exact_mut(spec.top_k));
+        for (logits, (ids, weights)) in logits.chunks_exact(spec.n_experts).take(n_rows).zip(slots) {
+            route_token(spec, logits, bias.map(Vec::as_slice), ids, weights);
+        }
+        let n = n_rows * spec.top_k;
+        let Routes { ids, by_expert, .. } = out;
+        by_expert.iter_mut().zip(0..).take(n).for_each(|(pick, i)| *pick = i);
+        by_expert[..n].sort_unstable_by_key(|pick| (ids[*pick as usize], *pick));
+    }
+
+    fn experts(
+        &self,
+        x: &Vec<f32>,
+        n_rows: usize,
+        routes: &Routes,
+        w: &ExpertWeights<WeightMatrix>,
+        out: &mut Vec<f32>,
+    ) {
+        experts::run(self, x, n_rows, routes, w, out);
+    }
+
+    fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) {
+        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
+    }
+
+    fn concat(&self, a: &Vec<f32>, b: &Vec<f32>, n_rows: usize, dim: usize, out: &mut Vec<f32>) {
+        for (t, out) in out.chunks_exact_mut(2 * dim).enumerate().take(n_rows) {
+            out[..dim].copy_from_slice(&a[t * dim..(t + 1) * dim]);
+            out[dim..].copy_from_slice(&b[t * dim..(t + 1) * dim]);
+        }
+    }
+
+    fn gather(&self, x: &Vec<f32>, rows: &[u32], dim: usize, out: &mut Vec<f32>) {
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(dim)) {
+            out.copy_from_slice(&x[row as usize * dim..][..dim]);
+        }
+    }
+}

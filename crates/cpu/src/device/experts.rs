@@ -1,0 +1,107 @@
+//! The routed experts: tokens grouped by expert, so that every weight row is read once per step.
+//!
+//! Two passes over the chosen experts' weight panels, gate and up together, then down; between them every pick's hidden
+//! row waits in scratch. Owns that plan. Must not route.
+
+use std::ops::Range;
+
+use ops::{ExpertWeights, WeightMatrix};
+
+use super::{Cpu, Routes, silu};
+use crate::kernel::matmul::{Inputs, MatMul, Outputs, PANEL};
+use crate::pool::{Shared32, shared};
+
+/// Picks of one expert: positions in the routes, all with the same id.
+fn groups(routes: &Routes, n_picks: usize) -> impl Iterator<Item = &[u32]> {
+    let same = |a: &u32, b: &u32| routes.ids[*a as usize] == routes.ids[*b as usize];
+    routes.by_expert[..n_picks].chunk_by(same)
+}
+
+pub(super) fn run(
+    cpu: &Cpu,
+    x: &[f32],
+    n_rows: usize,
+    routes: &Routes,
+    w: &ExpertWeights<WeightMatrix>,
+    out: &mut [f32],
+) {
+    let (Some(gate), Some(down)) = (w.w_gate.first(), w.w_down.first()) else { return };
+    let (d, width, n_picks) = (gate.cols, gate.rows, n_rows * routes.top_k);
+    assert_eq!((down.rows, down.cols), (d, width));
+    cpu.shared_scratch.lend(0, 2 * n_picks * width, |hidden| {
+        let (gate, up) = hidden.split_at_mut(n_picks * width);
+        {
+            let (gate, up) = (shared(gate), shared(up));
+            each_panel(cpu, routes, n_picks, width.div_ceil(PANEL), &|worker, expert, picks, panels| {
+                let inputs =
+                    Inputs { values: x, stride: d, start: 0, picks: Some((picks, routes.top_k)), n: picks.len() };
+                part(cpu, worker, &w.w_gate[expert], &panels, inputs, gate, picks);
+                part(cpu, worker, &w.w_up[expert], &panels, inputs, up, picks);
+            });
+        }
+        cpu.pool.split_rows(gate, n_picks, width, &|_, first, gate| {
+            gate.iter_mut().zip(&up[first * width..]).for_each(|(g, u)| *g = silu(*g) * u);
+        });
+        cpu.shared_scratch.lend(1, n_picks * d, |y| {
+            {
+                let y = shared(y);
+                each_panel(cpu, routes, n_picks, d.div_ceil(PANEL), &|worker, expert, picks, panels| {
+                    let inputs =
+                        Inputs { values: gate, stride: width, start: 0, picks: Some((picks, 1)), n: picks.len() };
+                    part(cpu, worker, &w.w_down[expert], &panels, inputs, y, picks);
+                });
+            }
+            cpu.pool.split_rows(out, n_rows, d, &|_, first, out| {
+                for (t, out) in out.chunks_exact_mut(d).enumerate() {
+                    let picks = (first + t) * routes.top_k..(first + t + 1) * routes.top_k;
+                    out.fill(0.0);
+                    for p in picks {
+                        let weight = routes.weights[p];
+                        out.iter_mut().zip(&y[p * d..]).for_each(|(o, y)| *o += weight * y);
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// `job(worker, expert, its picks, some of its panels)`
+type PanelJob<'a> = &'a (dyn Fn(usize, usize, &[u32], Range<usize>) + Sync);
+
+/// Calls `job(worker, expert, its picks, some of its panels)`: all experts' panels, weighted by their picks, in one
+/// line that is cut evenly.
+fn each_panel(cpu: &Cpu, routes: &Routes, n_picks: usize, n_panels: usize, job: PanelJob<'_>) {
+    // A panel costs its decoding, about as much as one pick, and its picks.
+    let cost = |picks: &[u32]| 1 + picks.len();
+    let total: usize = groups(routes, n_picks).map(|picks| n_panels * cost(picks)).sum();
+    cpu.pool.split(total, &|worker, line| {
+        let mut at = 0;
+        for picks in groups(routes, n_picks) {
+            let (start, cost) = (at, cost(picks));
+            at += n_panels * cost;
+            // A panel belongs to the part of the line that holds its beginning.
+            let panel = |place: usize| place.saturating_sub(start).div_ceil(cost).min(n_panels);
+            let panels = panel(line.start)..panel(line.end);
+            if !panels.is_empty() {
+                job(worker, routes.ids[picks[0] as usize] as usize, picks, panels);
+            }
+        }
+    });
+}
+
+/// Some panels of one expert's matrix with its picks; the result of each pick goes to the pick's own row.
+fn part(
+    cpu: &Cpu,
+    worker: usize,
+    w: &WeightMatrix,
+    panels: &Range<usize>,
+    x: Inputs<'_>,
+    out: &[Shared32],
+    picks: &[u32],
+) {
+    let w_rows = panels.start * PANEL..(panels.end * PANEL).min(w.rows);
+    let out = Outputs { values: out, stride: w.rows, start: 0, places: Some(picks) };
+    cpu.scratch.lend(worker, PANEL * w.cols, |panel| {
+        cpu.level.run(MatMul { w, w_rows, first: 0, bias: None, x, out, panel });
+    });
+}

@@ -1,0 +1,7 @@
+//! Kernel bodies, written once for every level.
+//!
+//! Own the inner loops. Must not allocate, lock, spawn or log, and must not choose how work is split.
+
+pub(crate) mod attention;
+pub(crate) mod dot;
+pub(crate) mod matmul;

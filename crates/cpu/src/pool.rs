@@ -1,0 +1,333 @@
+//! Threads that split one operation at a time.
+//!
+//! Owns the workers and the hand-over of work: a static partition, one atomic epoch, a short spin, then sleep, so that
+//! idle workers cost nothing and a machine with more work than cores still makes progress. The calling thread is
+//! worker 0. Must not know what is computed.
+#![expect(unsafe_code, reason = "lends a borrowed closure, and disjoint parts of a buffer, to the workers")]
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+
+/// Turns of the spin before a waiting thread sleeps: some tens of microseconds, longer than a gap between operations.
+const SPINS: u32 = 2_000;
+
+/// A borrowed closure with its lifetime taken off; valid from publication until every worker has finished it.
+#[derive(Clone, Copy)]
+struct Job(&'static (dyn Fn(usize) + Sync));
+
+struct Shared {
+    job: Mutex<Option<Job>>,
+    /// Counts jobs; a worker that sees a new value takes the job.
+    epoch: AtomicUsize,
+    /// Workers that have not finished the current job.
+    n_running: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    /// Per worker: asleep, or about to be.
+    asleep: Vec<AtomicBool>,
+    /// The thread inside `run`, and whether it sleeps.
+    caller: Mutex<Option<Thread>>,
+    caller_asleep: AtomicBool,
+}
+
+/// The start of a buffer that `split_rows` cuts into parts.
+struct Start(*mut f32);
+
+// SAFETY: threads reach the buffer only through parts that do not overlap.
+unsafe impl Sync for Start {}
+
+impl Start {
+    /// # Safety
+    /// `offset` lies inside the buffer, or at its end.
+    unsafe fn at(&self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A fixed set of threads.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// One operation at a time: two callers take turns.
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// A pool in which `n_threads` threads work, the caller included. Threads that the system refuses are done without.
+    #[must_use]
+    pub fn new(n_threads: usize) -> Self {
+        let n_workers = n_threads.saturating_sub(1);
+        let shared = Arc::new(Shared {
+            job: Mutex::new(None),
+            epoch: AtomicUsize::new(0),
+            n_running: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            asleep: (0..n_workers).map(|_| AtomicBool::new(false)).collect(),
+            caller: Mutex::new(None),
+            caller_asleep: AtomicBool::new(false),
+        });
+        let start = |i: usize| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("minke-cpu-{}", i + 1)).spawn(move || shared.work(i))
+        };
+        let workers = (0..n_workers).map_while(|i| start(i).ok()).collect();
+        Self { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// Threads that work, the caller included.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `job(worker)` once on every thread and returns when all are done.
+    ///
+    /// # Panics
+    /// With the job's own panic, or if it panicked on another thread
+    pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes. `wait` below returns after the last worker has left the closure, and
+        // nothing between here and there unwinds: the caller's own share is caught.
+        let job_static =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
+        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Job(job_static));
+        shared.n_running.store(self.workers.len(), Ordering::SeqCst);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
+            if asleep.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
+        shared.wait();
+        if let Err(panic) = own {
+            resume_unwind(panic);
+        }
+        assert!(!shared.panicked.swap(false, Ordering::SeqCst), "a worker panicked");
+    }
+
+    /// Splits `0..n` evenly and in order: `job(worker, range)` on every thread that has a part.
+    pub fn split(&self, n: usize, job: &(dyn Fn(usize, Range<usize>) + Sync)) {
+        let n_threads = self.n_threads();
+        let part = |worker: usize| worker * n / n_threads..(worker + 1) * n / n_threads;
+        match n {
+            0 => {}
+            1 => job(0, 0..1),
+            _ => self.run(&|worker| {
+                let range = part(worker);
+                if !range.is_empty() {
+                    job(worker, range);
+                }
+            }),
+        }
+    }
+
+    /// Splits the leading `n` rows of `row_len` values among the threads: `job(worker, first row, rows)`.
+    ///
+    /// # Panics
+    /// If `values` is shorter than that
+    pub fn split_rows(
+        &self,
+        values: &mut [f32],
+        n: usize,
+        row_len: usize,
+        job: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+    ) {
+        let start = Start(values[..n * row_len].as_mut_ptr());
+        self.split(n, &|worker, rows| {
+            // SAFETY: the ranges of `split` lie inside `0..n`, so this part inside the buffer that is borrowed here,
+            // and they do not overlap, so that each part has one user.
+            let part = unsafe { std::slice::from_raw_parts_mut(start.at(rows.start * row_len), rows.len() * row_len) };
+            job(worker, rows.start, part);
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker catches its jobs' panics, so it has none of its own to tell.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The life of worker `i`, who is number `i + 1` to its jobs.
+    fn work(&self, i: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.next_epoch(i, seen);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(Job(job)) = job
+                && catch_unwind(AssertUnwindSafe(|| job(i + 1))).is_err()
+            {
+                self.panicked.store(true, Ordering::SeqCst);
+            }
+            if self.n_running.fetch_sub(1, Ordering::SeqCst) == 1
+                && self.caller_asleep.load(Ordering::SeqCst)
+                && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                caller.unpark();
+            }
+        }
+    }
+
+    /// Waits for an epoch other than `seen`: spins, then sleeps.
+    fn next_epoch(&self, i: usize, seen: usize) -> usize {
+        let changed = || Some(self.epoch.load(Ordering::SeqCst)).filter(|epoch| *epoch != seen);
+        if let Some(epoch) = spin(changed) {
+            return epoch;
+        }
+        // Either the publisher sees `asleep` and wakes us, or we see its epoch here: both are sequentially consistent.
+        self.asleep[i].store(true, Ordering::SeqCst);
+        let epoch = loop {
+            if let Some(epoch) = changed() {
+                break epoch;
+            }
+            std::thread::park();
+        };
+        self.asleep[i].store(false, Ordering::SeqCst);
+        epoch
+    }
+
+    /// Waits until every worker has finished the job: spins, then sleeps.
+    fn wait(&self) {
+        let done = || (self.n_running.load(Ordering::SeqCst) == 0).then_some(());
+        if spin(done).is_some() {
+            return;
+        }
+        self.caller_asleep.store(true, Ordering::SeqCst);
+        while done().is_none() {
+            std::thread::park();
+        }
+        self.caller_asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+fn spin<T>(ready: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..SPINS {
+        if let Some(value) = ready() {
+            return Some(value);
+        }
+        std::hint::spin_loop();
+    }
+    None
+}
+
+/// A value that threads may write at the same time as others write its neighbours.
+#[repr(transparent)]
+pub(crate) struct Shared32(AtomicU32);
+
+impl Shared32 {
+    /// Stores a value; an ordinary store to the processor.
+    #[inline(always)]
+    pub(crate) fn set(&self, value: f32) {
+        self.0.store(value.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// A buffer as values that several threads may write.
+pub(crate) fn shared(values: &mut [f32]) -> &[Shared32] {
+    let (start, len) = (values.as_mut_ptr().cast::<Shared32>(), values.len());
+    // SAFETY: `Shared32` has the size and alignment of f32, any bits are valid, and the buffer is borrowed mutably for
+    // as long as the result, so that all access goes through it.
+    unsafe { std::slice::from_raw_parts(start, len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_runs_every_job_once() {
+        for n_threads in [1, 2, 3, 8] {
+            let pool = Pool::new(n_threads);
+            for round in 0..2000 {
+                let calls: Vec<AtomicUsize> = (0..n_threads).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(&|worker| {
+                    calls[worker].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) == 1), "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn workers_that_fell_asleep_wake_up() {
+        let pool = Pool::new(3);
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            let calls = AtomicUsize::new(0);
+            pool.run(&|_| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn rows_are_split_without_gap_or_overlap() {
+        let pool = Pool::new(3);
+        for n in 0..20 {
+            let mut values = vec![0.0; 40];
+            pool.split_rows(&mut values, n, 2, &|_, first, rows| {
+                for (i, row) in rows.chunks_exact_mut(2).enumerate() {
+                    row[0] += (first + i) as f32;
+                    row[1] += 1.0;
+                }
+            });
+            let expected = (0..20).flat_map(|i| if i < n { [i as f32, 1.0] } else { [0.0, 0.0] });
+            assert!(values.iter().copied().eq(expected), "{n} rows");
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
+        let pool = Pool::new(4);
+        for guilty in 0..4 {
+            let result = catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| assert_ne!(worker, guilty))));
+            assert!(result.is_err());
+            let calls = AtomicUsize::new(0);
+            pool.run(&|_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(calls.into_inner(), 4);
+        }
+    }
+
+    #[test]
+    fn two_callers_take_turns() {
+        let pool = Pool::new(2);
+        let calls = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(&|_| {
+                            calls.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(calls.into_inner(), 4 * 200 * 2);
+    }
+}
