@@ -85,7 +85,8 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `job(worker)` once on every thread and returns when all are done.
+    /// Calls `job(worker)` once on every thread and returns when all are done. A job must not call back into its pool:
+    /// it would wait for itself.
     ///
     /// # Panics
     /// With the job's own panic, or if it panicked on another thread

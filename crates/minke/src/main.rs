@@ -6,6 +6,7 @@
 mod command;
 mod failure;
 mod memory;
+mod progress;
 mod source;
 
 use std::process::ExitCode;

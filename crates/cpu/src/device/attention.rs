@@ -7,7 +7,7 @@ use ops::{AttendExpanded, AttendKv, AttendLatent, HeadWeights, SeqSpan, WeightMa
 
 use super::Cpu;
 use crate::cache::Cache;
-use crate::kernel::attention::{Gathered, TILE, Tile};
+use crate::kernel::attention::{Queries, TILE, Tile};
 use crate::kernel::dot::dots;
 use crate::kernel::matmul::decode;
 use crate::level::{Kernel, Simd};
@@ -31,6 +31,11 @@ impl Rows<'_> {
     /// Positions that the last row sees.
     fn n_visible(&self) -> usize {
         self.position + self.n
+    }
+
+    /// Positions that row `i` sees of the `n_tile` from `start` on.
+    fn n_seen(&self, i: usize, start: usize, n_tile: usize) -> usize {
+        (self.position + i + 1).saturating_sub(start).min(n_tile)
     }
 }
 
@@ -56,16 +61,6 @@ where
     cpu.pool.run(&|worker| units().skip(worker).step_by(n_threads).for_each(|unit| job(worker, unit)));
 }
 
-/// Space for `n` queries' results: `[max, sum]` each, then `value_len` values each.
-fn gathered(scratch: &mut [f32], n: usize) -> (&mut [[f32; 2]], &mut [f32]) {
-    let (softmax, values) = scratch.split_at_mut(2 * n);
-    (softmax.as_chunks_mut::<2>().0, values)
-}
-
-fn write(out: &[Shared32], start: usize, result: impl Iterator<Item = f32>) {
-    result.zip(&out[start..]).for_each(|(value, out)| out.set(value));
-}
-
 pub(super) fn latent(cpu: &Cpu, args: &AttendLatent<'_, Cpu>, out: &mut [f32]) {
     let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row_len);
     let heads_per_unit = n_heads.div_ceil(cpu.n_threads());
@@ -76,7 +71,7 @@ pub(super) fn latent(cpu: &Cpu, args: &AttendLatent<'_, Cpu>, out: &mut [f32]) {
     deal(cpu, units, &|worker, (rows, group)| {
         let heads = group * heads_per_unit..((group + 1) * heads_per_unit).min(n_heads);
         let n = rows.n * heads.len();
-        cpu.scratch.lend(worker, (TILE + n) * row_len + n * (2 + c), |scratch| {
+        cpu.scratch.lend(worker, (TILE + n) * row_len + Queries::scratch_len(n, c), |scratch| {
             cpu.level.run(Latent { args, rows, heads: heads.clone(), out, scratch });
         });
     });
@@ -99,31 +94,22 @@ impl Kernel for Latent<'_> {
         let n = rows.n * heads.len();
         let (tile, rest) = scratch.split_at_mut(TILE * row_len);
         let (queries, rest) = rest.split_at_mut(n * row_len);
-        let (softmax, values) = gathered(rest, n);
+        let mut gathered = Queries::new(rest, n, c);
         let place = |i: usize| (rows.row + i / heads.len()) * n_heads + heads.start + i % heads.len();
         for (i, query) in queries.chunks_exact_mut(row_len).enumerate() {
             let q_pe = &args.q[place(i) * args.q_pe.head_dim + args.q_pe.start..][..row_len - c];
             query[..c].copy_from_slice(&args.q_lat[place(i) * c..][..c]);
             query[c..].copy_from_slice(q_pe);
         }
-        for (softmax, values) in softmax.iter_mut().zip(values.chunks_exact_mut(c)) {
-            Gathered { softmax, values }.clear();
-        }
         for start in (0..rows.n_visible()).step_by(TILE) {
             let n_tile = TILE.min(rows.n_visible() - start);
             read_tile(simd, args.cache, args.layer, &rows, start, 0, &mut tile[..n_tile * row_len], row_len);
             let tile = Tile { keys: tile, key_stride: row_len, values: tile, value_stride: row_len };
-            for (i, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(c)).enumerate() {
-                let n_seen = (rows.position + i / heads.len() + 1).saturating_sub(start).min(n_tile);
-                let query = &queries[i * row_len..(i + 1) * row_len];
-                if n_seen > 0 {
-                    Gathered { softmax, values }.add(simd, query, tile, n_seen, args.scale);
-                }
-            }
+            gathered.add(simd, tile, args.scale, |i| {
+                (&queries[i * row_len..(i + 1) * row_len], rows.n_seen(i / heads.len(), start, n_tile))
+            });
         }
-        for (i, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(c)).enumerate() {
-            write(out, place(i) * c, Gathered { softmax, values }.result());
-        }
+        gathered.write(out, |i| place(i) * c);
     }
 }
 
@@ -156,7 +142,7 @@ pub(super) fn key_value(cpu: &Cpu, args: &AttendKv<'_, Cpu>, out: &mut [f32]) {
     };
     deal(cpu, units, &|worker, (rows, kv_head)| {
         let n = rows.n * per_kv;
-        cpu.scratch.lend(worker, 2 * TILE * args.head_dim + n * (2 + args.head_dim), |scratch| {
+        cpu.scratch.lend(worker, 2 * TILE * args.head_dim + Queries::scratch_len(n, args.head_dim), |scratch| {
             cpu.level.run(KeyValue { args, rows, kv_head, out, scratch });
         });
     });
@@ -179,29 +165,20 @@ impl Kernel for KeyValue<'_> {
         let per_kv = n_heads / args.n_kv_heads;
         let n = rows.n * per_kv;
         let (keys, rest) = scratch.split_at_mut(TILE * dim);
-        let (tile_values, rest) = rest.split_at_mut(TILE * dim);
-        let (softmax, values) = gathered(rest, n);
+        let (values, rest) = rest.split_at_mut(TILE * dim);
+        let mut gathered = Queries::new(rest, n, dim);
         let place = |i: usize| (rows.row + i / per_kv) * n_heads + kv_head * per_kv + i % per_kv;
-        for (softmax, values) in softmax.iter_mut().zip(values.chunks_exact_mut(dim)) {
-            Gathered { softmax, values }.clear();
-        }
         for start in (0..rows.n_visible()).step_by(TILE) {
             let n_tile = TILE.min(rows.n_visible() - start);
             let (k_at, v_at) = (kv_head * dim, (args.n_kv_heads + kv_head) * dim);
             read_tile(simd, args.cache, args.layer, &rows, start, k_at, &mut keys[..n_tile * dim], dim);
-            read_tile(simd, args.cache, args.layer, &rows, start, v_at, &mut tile_values[..n_tile * dim], dim);
-            let tile = Tile { keys, key_stride: dim, values: tile_values, value_stride: dim };
-            for (i, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(dim)).enumerate() {
-                let n_seen = (rows.position + i / per_kv + 1).saturating_sub(start).min(n_tile);
-                if n_seen > 0 {
-                    let query = &args.q[place(i) * dim..][..dim];
-                    Gathered { softmax, values }.add(simd, query, tile, n_seen, args.scale);
-                }
-            }
+            read_tile(simd, args.cache, args.layer, &rows, start, v_at, &mut values[..n_tile * dim], dim);
+            let tile = Tile { keys, key_stride: dim, values, value_stride: dim };
+            gathered.add(simd, tile, args.scale, |i| {
+                (&args.q[place(i) * dim..][..dim], rows.n_seen(i / per_kv, start, n_tile))
+            });
         }
-        for (i, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(dim)).enumerate() {
-            write(out, place(i) * dim, Gathered { softmax, values }.result());
-        }
+        gathered.write(out, |i| place(i) * dim);
     }
 }
 
@@ -216,7 +193,7 @@ pub(super) fn expanded(cpu: &Cpu, args: &AttendExpanded<'_, Cpu>, out: &mut [f32
     deal(cpu, units, &|worker, (rows, head)| {
         let matrices = (args.q_pe.start + v_dim + 1) * c.max(args.q_pe.start).max(v_dim);
         let tiles = TILE * (row_len + head_dim + v_dim);
-        cpu.scratch.lend(worker, matrices + tiles + rows.n * (2 + v_dim), |scratch| {
+        cpu.scratch.lend(worker, matrices + tiles + Queries::scratch_len(rows.n, v_dim), |scratch| {
             cpu.level.run(Expanded { args, rows, head, out, scratch });
         });
     });
@@ -245,11 +222,9 @@ impl Kernel for Expanded<'_> {
         logical(simd, args.w_uv, head, w_uv, row);
         let (latents, rest) = rest.split_at_mut(TILE * row_len);
         let (keys, rest) = rest.split_at_mut(TILE * head_dim);
-        let (tile_values, rest) = rest.split_at_mut(TILE * v_dim);
-        let (softmax, values) = gathered(&mut rest[..rows.n * (2 + v_dim)], rows.n);
-        for (softmax, values) in softmax.iter_mut().zip(values.chunks_exact_mut(v_dim)) {
-            Gathered { softmax, values }.clear();
-        }
+        let (values, rest) = rest.split_at_mut(TILE * v_dim);
+        let mut gathered = Queries::new(rest, rows.n, v_dim);
+        let place = |t: usize| (rows.row + t) * n_heads + head;
         for start in (0..rows.n_visible()).step_by(TILE) {
             let n_tile = TILE.min(rows.n_visible() - start);
             read_tile(simd, args.cache, args.layer, &rows, start, 0, &mut latents[..n_tile * row_len], row_len);
@@ -258,21 +233,14 @@ impl Kernel for Expanded<'_> {
                 let key = &mut keys[s * head_dim..(s + 1) * head_dim];
                 apply(simd, w_uk, c, c_kv, &mut key[..nope]);
                 key[nope..].copy_from_slice(k_pe);
-                apply(simd, w_uv, c, c_kv, &mut tile_values[s * v_dim..(s + 1) * v_dim]);
+                apply(simd, w_uv, c, c_kv, &mut values[s * v_dim..(s + 1) * v_dim]);
             }
-            let tile = Tile { keys, key_stride: head_dim, values: tile_values, value_stride: v_dim };
-            for (t, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(v_dim)).enumerate() {
-                let n_seen = (rows.position + t + 1).saturating_sub(start).min(n_tile);
-                if n_seen > 0 {
-                    let query = &args.q[((rows.row + t) * n_heads + head) * head_dim..][..head_dim];
-                    Gathered { softmax, values }.add(simd, query, tile, n_seen, args.scale);
-                }
-            }
+            let tile = Tile { keys, key_stride: head_dim, values, value_stride: v_dim };
+            gathered.add(simd, tile, args.scale, |t| {
+                (&args.q[place(t) * head_dim..][..head_dim], rows.n_seen(t, start, n_tile))
+            });
         }
-        for (t, (softmax, values)) in softmax.iter_mut().zip(values.chunks_exact_mut(v_dim)).enumerate() {
-            let start = ((rows.row + t) * n_heads + head) * v_dim;
-            write(out, start, Gathered { softmax, values }.result());
-        }
+        gathered.write(out, |t| place(t) * v_dim);
     }
 }
 

@@ -14,7 +14,11 @@ use text::{Delta, Message, OutputStream, StopStrings};
 use super::logits::CacheArg;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
+use crate::progress::progress_bar;
 use crate::source::{Source, Text};
+
+/// Tokens per forward pass while reading a prompt.
+const CHUNK: usize = 128;
 
 /// Arguments of `minke chat`.
 #[derive(Debug, clap::Args)]
@@ -196,14 +200,14 @@ impl Chat<'_> {
         }
         let n_context = self.context(ids.len())?;
         let options =
-            SessionOptions { n_context, chunk: 128, form: Form::Auto, row_format: self.args.cache.row_format() };
+            SessionOptions { n_context, chunk: CHUNK, form: Form::Auto, row_format: self.args.cache.row_format() };
         let mut session = Session::new(self.cpu, self.model, options)?;
         let stop = Arc::new(StopStrings::new(&self.args.stop)?);
         let mut stream = OutputStream::new(self.text.tokenizer.clone(), starts_in_reasoning, stop);
         let mut answer = Answer { n_prompt: ids.len(), finish_reason: "length", ..Answer::default() };
         let (sampler, ends) = (self.sampler(), self.text.end_tokens(&self.source.config));
         let mut printer = Printer { quiet: self.args.json, in_reasoning: false };
-        let mut pending = ids;
+        let mut pending = read_ahead(&mut session, ids)?;
         while session.tokens().len() + pending.len() < n_context && answer.n_completion < self.args.max_tokens {
             let position = session.tokens().len() + pending.len();
             let next = sampler.choose(session.push(&pending)?, position);
@@ -223,6 +227,18 @@ impl Chat<'_> {
         printer.end(&answer)?;
         Ok(answer)
     }
+}
+
+/// Reads all of a prompt but its last chunk, showing how far it is; returns that chunk.
+fn read_ahead(session: &mut Session<'_, Cpu>, mut ids: Vec<u32>) -> Result<Vec<u32>, Failure> {
+    let last = (ids.len() - 1) / CHUNK * CHUNK;
+    let bar = progress_bar(ids.len() as u64);
+    for chunk in ids[..last].chunks(CHUNK) {
+        session.push(chunk)?;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(ids.split_off(last))
 }
 
 /// Prints an answer's parts where they belong.

@@ -9,13 +9,13 @@ use checkpoint::Dtype;
 use checkpoint::write::{Data, Item, safetensors};
 use cpu::Cpu;
 use engine::{Session, SessionOptions, argmax};
-use indicatif::{ProgressBar, ProgressStyle};
 use model::Form;
 use ops::{Device, Reference, RowFormat, WeightFormat};
 use text::Message;
 
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
+use crate::progress::progress_bar;
 use crate::source::Source;
 
 /// Arguments of `minke logits`.
@@ -181,7 +181,7 @@ fn compute<D: Device>(args: &Args, dev: &D, source: &Source, tokens: &[u32]) -> 
     let vocab = model.config.vocab_size;
     let mut logits = Vec::with_capacity(tokens.len() * vocab);
     let mut mtp_logits = Vec::new();
-    let progress = progress((tokens.len() + args.greedy) as u64);
+    let progress = progress_bar((tokens.len() + args.greedy) as u64);
     session.push_all(
         tokens,
         |row| {
@@ -201,13 +201,6 @@ fn compute<D: Device>(args: &Args, dev: &D, source: &Source, tokens: &[u32]) -> 
     }
     progress.finish_and_clear();
     Ok(Outputs { logits, mtp_logits, ids })
-}
-
-/// A bar on stderr, where that is a terminal.
-fn progress(n: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{pos}/{len} tokens {wide_bar} {per_sec} eta {eta}");
-    let bar = ProgressBar::new(n);
-    style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
 }
 
 fn check(args: &Args, tokens: &[u32], source: &Source) -> Result<(), Failure> {
