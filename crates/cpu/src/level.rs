@@ -27,12 +27,17 @@ impl Level {
     /// Every level of this machine, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        let mut levels = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        if avx2::Avx2::detect().is_some() {
-            levels.push(Self::Avx2);
-        }
-        levels
+        [Some(Self::Scalar), Self::avx2()].into_iter().flatten().collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn avx2() -> Option<Self> {
+        avx2::Avx2::detect().map(|_| Self::Avx2)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn avx2() -> Option<Self> {
+        None
     }
 
     /// Name as users read it.
