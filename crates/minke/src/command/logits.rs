@@ -18,6 +18,9 @@ use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
 use crate::source::Source;
 
+/// Tokens per forward pass, where the user leaves it to us.
+const CHUNK: usize = 512;
+
 /// Arguments of `minke logits`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -33,7 +36,7 @@ pub(crate) struct Args {
     /// Form of Multi-head Latent Attention.
     #[arg(long, value_enum, default_value = "auto")]
     form: FormArg,
-    /// Tokens per forward pass; 0 takes as many as memory allows.
+    /// Tokens per forward pass; 0 leaves it to the program.
     #[arg(long, default_value_t = 0, value_name = "N")]
     chunk: usize,
     /// Also continue greedily by N tokens.
@@ -48,6 +51,13 @@ pub(crate) struct Args {
     /// Report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// Tokens per forward pass.
+    fn chunk(&self) -> usize {
+        if self.chunk == 0 { CHUNK } else { self.chunk }
+    }
 }
 
 /// The sequence, in one of four ways.
@@ -174,9 +184,12 @@ fn compute<D: Device>(args: &Args, dev: &D, source: &Source, tokens: &[u32]) -> 
         FormArg::Absorbed => Form::Absorbed,
         FormArg::Expanded => Form::Expanded,
     };
-    let chunk = if args.chunk == 0 { 512 } else { args.chunk };
-    let options =
-        SessionOptions { n_context: tokens.len() + args.greedy, chunk, form, row_format: args.cache.row_format() };
+    let options = SessionOptions {
+        n_context: tokens.len() + args.greedy,
+        chunk: args.chunk(),
+        form,
+        row_format: args.cache.row_format(),
+    };
     let mut session = Session::new(dev, &model, options)?;
     let vocab = model.config.vocab_size;
     let mut logits = Vec::with_capacity(tokens.len() * vocab);
@@ -219,7 +232,9 @@ fn check(args: &Args, tokens: &[u32], source: &Source) -> Result<(), Failure> {
         return Err(Failure::input(format!("--tokens: {limit}")));
     }
     let n_mtp = source.config.num_nextn_predict_layers;
-    let needed = (tokens.len() * (1 + n_mtp)) as u64 * vocab as u64 * 4;
+    // All rows are kept until they are written; those of the current chunk stand in two more places.
+    let n_rows = tokens.len() * (1 + n_mtp) + 2 * args.chunk().min(tokens.len());
+    let needed = n_rows as u64 * vocab as u64 * 4;
     let available = memory().available;
     if needed > available / 2 {
         let (needed, available) = (bytes(needed), bytes(available));
