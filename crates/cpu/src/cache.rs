@@ -3,7 +3,7 @@
 //! Owns where a row lies and how it is stored. Must not know what a row means.
 
 use half::bf16;
-use ops::{CacheSpec, DeviceError, RowFormat};
+use ops::{CacheSpec, DeviceError, RowFormat, zeroed};
 
 use crate::level::{LANES, Simd};
 
@@ -20,10 +20,7 @@ enum Rows {
 
 impl Cache {
     pub(crate) fn new(spec: &CacheSpec) -> Result<Self, DeviceError> {
-        let len = [spec.n_blocks, spec.block_len, spec.row_len]
-            .iter()
-            .try_fold(spec.n_layers, |n, &m| n.checked_mul(m))
-            .ok_or(DeviceError::OutOfMemory { what: "cache", wanted: u64::MAX })?;
+        let len = spec.n_values()?;
         let rows = match spec.row_format {
             RowFormat::F32 => Rows::F32(zeroed(len, "cache")?),
             RowFormat::BF16 => Rows::BF16(zeroed(len, "cache")?),
@@ -31,16 +28,9 @@ impl Cache {
         Ok(Self { spec: *spec, rows })
     }
 
-    fn row_start(&self, layer: usize, slot: usize) -> usize {
-        let slots = self.spec.n_blocks * self.spec.block_len;
-        assert!(layer < self.spec.n_layers, "layer {layer} of a cache of {} layers", self.spec.n_layers);
-        assert!(slot < slots, "slot {slot} of a cache of {slots} rows");
-        (layer * slots + slot) * self.spec.row_len
-    }
-
     /// Writes part of the row in `slot`, from value `offset` on.
     pub(crate) fn write(&mut self, layer: usize, slot: usize, offset: usize, values: &[f32]) {
-        let start = self.row_start(layer, slot) + offset;
+        let start = self.spec.row_start(layer, slot) + offset;
         match &mut self.rows {
             Rows::F32(rows) => rows[start..start + values.len()].copy_from_slice(values),
             Rows::BF16(rows) => {
@@ -54,8 +44,8 @@ impl Cache {
     pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
         let (block, row) = (self.spec.block_len, self.spec.row_len);
         for layer in 0..self.spec.n_layers {
-            let from = self.row_start(layer, from as usize * block);
-            let to = self.row_start(layer, to as usize * block);
+            let from = self.spec.row_start(layer, from as usize * block);
+            let to = self.spec.row_start(layer, to as usize * block);
             match &mut self.rows {
                 Rows::F32(rows) => rows.copy_within(from..from + block * row, to),
                 Rows::BF16(rows) => rows.copy_within(from..from + block * row, to),
@@ -76,7 +66,7 @@ impl Cache {
     ) {
         let block_len = self.spec.block_len;
         let slot = block_table[position / block_len] as usize * block_len + position % block_len;
-        let start = self.row_start(layer, slot) + offset;
+        let start = self.spec.row_start(layer, slot) + offset;
         match &self.rows {
             Rows::F32(rows) => out.copy_from_slice(&rows[start..start + out.len()]),
             Rows::BF16(rows) => {
@@ -92,13 +82,4 @@ impl Cache {
             }
         }
     }
-}
-
-/// A vector of zeros, or the error that the machine refused it.
-pub(crate) fn zeroed<T: Clone + Default>(len: usize, what: &'static str) -> Result<Vec<T>, DeviceError> {
-    let mut values = Vec::new();
-    let wanted = (len as u64).saturating_mul(size_of::<T>() as u64);
-    values.try_reserve_exact(len).map_err(|_| DeviceError::OutOfMemory { what, wanted })?;
-    values.resize(len, T::default());
-    Ok(values)
 }

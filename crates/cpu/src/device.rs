@@ -8,10 +8,10 @@ mod experts;
 
 use ops::{
     AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token,
+    HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token, zeroed,
 };
 
-use crate::cache::{Cache, zeroed};
+use crate::cache::Cache;
 use crate::kernel::dot::dots;
 use crate::kernel::matmul::{Inputs, MatMul, MatMulTransposed, Outputs, PANEL};
 use crate::level::{Kernel, Level, Simd};

@@ -197,15 +197,30 @@ fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, Failure> {
     if !path.exists() {
         return Ok(None);
     }
-    let describe = |e: std::io::Error| Failure::input(format!("{}: cannot be read: {e}", path.display()));
+    read_file(&path, TOKENIZER_BYTES_MAX).map(Some)
+}
+
+/// A whole file of at most `bytes_max` bytes.
+pub(crate) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|e| Failure::input(format!("{name}: cannot be read: {e}")))?;
+    read_all(file, &name, bytes_max)
+}
+
+/// All that `input`, called `name` in errors, gives: at most `bytes_max` bytes.
+pub(crate) fn read_all(input: impl Read, name: &str, bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(&path).map_err(describe)?;
-    file.take(TOKENIZER_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(describe)?;
-    if bytes.len() as u64 > TOKENIZER_BYTES_MAX {
-        let found = format!("{}: expected at most {TOKENIZER_BYTES_MAX} bytes, found more", path.display());
-        return Err(Failure::input(found));
+    let read = input.take(bytes_max + 1).read_to_end(&mut bytes);
+    read.map_err(|e| Failure::input(format!("{name}: cannot be read: {e}")))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(Failure::input(format!("{name}: expected at most {bytes_max} bytes, found more")));
     }
-    Ok(Some(bytes))
+    Ok(bytes)
+}
+
+/// As text, or the error that it is none.
+pub(crate) fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|e| Failure::input(format!("{name}: expected UTF-8 text: {e}")))
 }
 
 fn array<'a>(metadata: &'a Metadata, key: &str) -> Result<Option<&'a Array>, Failure> {
@@ -240,4 +255,17 @@ fn integers(metadata: &Metadata, key: &str) -> Result<Option<Vec<i32>>, Failure>
     let file = metadata.file().display();
     let error = || Failure::input(format!("{file}: metadata key {key:?}: expected 32-bit integers"));
     numbers.map(Some).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_read_up_to_its_limit() {
+        assert_eq!(read_all(&b"four"[..], "stdin", 4).unwrap(), b"four");
+        let error = read_all(std::io::repeat(b'x'), "stdin", 4).unwrap_err();
+        assert!(matches!(&error, Failure::Input(e) if e.to_string() == "stdin: expected at most 4 bytes, found more"));
+        assert!(utf8(vec![0xff], "stdin").is_err());
+    }
 }

@@ -68,6 +68,42 @@ pub struct CacheSpec {
     pub row_format: RowFormat,
 }
 
+impl CacheSpec {
+    /// Values of all rows of all layers.
+    ///
+    /// # Errors
+    /// No machine has that much memory
+    pub fn n_values(&self) -> Result<usize, DeviceError> {
+        let sizes = [self.n_blocks, self.block_len, self.row_len];
+        let n = sizes.iter().try_fold(self.n_layers, |n, &size| n.checked_mul(size));
+        n.ok_or(DeviceError::OutOfMemory { what: "cache", wanted: u64::MAX })
+    }
+
+    /// Where the row of `slot` begins in layer `layer` of `[n_layers, n_blocks · block_len, row_len]`.
+    ///
+    /// # Panics
+    /// If the cache has no such layer or slot (a scheduler bug)
+    #[must_use]
+    pub fn row_start(&self, layer: usize, slot: usize) -> usize {
+        let slots = self.n_blocks * self.block_len;
+        assert!(layer < self.n_layers, "layer {layer} of a cache of {} layers", self.n_layers);
+        assert!(slot < slots, "slot {slot} of a cache of {slots} rows");
+        (layer * slots + slot) * self.row_len
+    }
+}
+
+/// A vector of zeros in main memory, or the error that the machine refused it.
+///
+/// # Errors
+/// There is not so much memory
+pub fn zeroed<T: Clone + Default>(len: usize, what: &'static str) -> Result<Vec<T>, DeviceError> {
+    let mut values = Vec::new();
+    let wanted = (len as u64).saturating_mul(size_of::<T>() as u64);
+    values.try_reserve_exact(len).map_err(|_| DeviceError::OutOfMemory { what, wanted })?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
 /// Rows to normalise: `dim` leading values of each `row_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct NormLayout {

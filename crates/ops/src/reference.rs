@@ -11,7 +11,7 @@ use half::bf16;
 
 use crate::{
     AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RopeTable, RouterSpec, RowFormat, WeightMatrix,
+    HeadWeights, NormLayout, RopeTable, RouterSpec, RowFormat, WeightMatrix, zeroed,
 };
 
 /// The scalar device.
@@ -40,18 +40,11 @@ enum CacheRows {
 }
 
 impl Cache {
-    fn row_start(&self, layer: usize, slot: usize) -> usize {
-        let slots = self.spec.n_blocks * self.spec.block_len;
-        assert!(layer < self.spec.n_layers, "layer {layer} of a cache of {} layers", self.spec.n_layers);
-        assert!(slot < slots, "slot {slot} of a cache of {slots} rows");
-        (layer * slots + slot) * self.spec.row_len
-    }
-
     /// Reads the row of `position` through a sequence's block table.
     fn read_row(&self, layer: usize, block_table: &[u32], position: usize, out: &mut [f32]) {
         let block_len = self.spec.block_len;
         let slot = block_table[position / block_len] as usize * block_len + position % block_len;
-        let start = self.row_start(layer, slot);
+        let start = self.spec.row_start(layer, slot);
         match &self.rows {
             CacheRows::F32(rows) => out.copy_from_slice(&rows[start..start + out.len()]),
             CacheRows::BF16(rows) => {
@@ -117,22 +110,19 @@ impl Device for Reference {
     }
 
     fn alloc(&self, len: usize) -> Result<Vec<f32>, DeviceError> {
-        zeroed(len, 0.0, "activations")
+        zeroed(len, "activations")
     }
 
     fn alloc_routes(&self, n_tokens: usize, top_k: usize) -> Result<Routes, DeviceError> {
         let len = n_tokens * top_k;
-        Ok(Routes { top_k, ids: zeroed(len, 0, "routes")?, weights: zeroed(len, 0.0, "routes")? })
+        Ok(Routes { top_k, ids: zeroed(len, "routes")?, weights: zeroed(len, "routes")? })
     }
 
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
-        let len = [spec.n_blocks, spec.block_len, spec.row_len]
-            .iter()
-            .try_fold(spec.n_layers, |n, &m| n.checked_mul(m))
-            .ok_or(DeviceError::OutOfMemory { what: "cache", wanted: u64::MAX })?;
+        let len = spec.n_values()?;
         let rows = match spec.row_format {
-            RowFormat::F32 => CacheRows::F32(zeroed(len, 0.0, "cache")?),
-            RowFormat::BF16 => CacheRows::BF16(zeroed(len, bf16::ZERO, "cache")?),
+            RowFormat::F32 => CacheRows::F32(zeroed(len, "cache")?),
+            RowFormat::BF16 => CacheRows::BF16(zeroed(len, "cache")?),
         };
         Ok(Cache { spec: *spec, rows })
     }
@@ -258,7 +248,7 @@ impl Device for Reference {
         let row_len: usize = parts.iter().map(|(_, len)| len).sum();
         assert_eq!(row_len, cache.spec.row_len, "parts of a cache row");
         for (t, &slot) in slots.iter().enumerate() {
-            let mut at = cache.row_start(layer, slot as usize);
+            let mut at = cache.spec.row_start(layer, slot as usize);
             for (part, len) in parts {
                 cache.write(at, &part[t * len..(t + 1) * len]);
                 at += len;
@@ -269,8 +259,8 @@ impl Device for Reference {
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
         let block = cache.spec.block_len;
         for layer in 0..cache.spec.n_layers {
-            let from = cache.row_start(layer, from as usize * block);
-            let to = cache.row_start(layer, to as usize * block);
+            let from = cache.spec.row_start(layer, from as usize * block);
+            let to = cache.spec.row_start(layer, to as usize * block);
             let len = block * cache.spec.row_len;
             match &mut cache.rows {
                 CacheRows::F32(rows) => rows.copy_within(from..from + len, to),
@@ -328,14 +318,4 @@ impl Device for Reference {
             out.copy_from_slice(&x[row as usize * dim..][..dim]);
         }
     }
-}
-
-/// A vector of `len` zeros, or the error that the machine refused it.
-fn zeroed<T: Clone>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, DeviceError> {
-    let mut values = Vec::new();
-    values
-        .try_reserve_exact(len)
-        .map_err(|_| DeviceError::OutOfMemory { what, wanted: (len as u64).saturating_mul(size_of::<T>() as u64) })?;
-    values.resize(len, zero);
-    Ok(values)
 }

@@ -3,7 +3,7 @@
 //! Owns the loop of turns and where each part of an answer is printed: content to stdout, reasoning and remarks to
 //! stderr. Must not know templates or sampling.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use cpu::Cpu;
@@ -15,7 +15,10 @@ use super::logits::CacheArg;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
-use crate::source::{Source, Text};
+use crate::source::{Source, Text, read_all, utf8};
+
+/// The longest prompt that is read from a pipe: as much as the tokenizer takes.
+const PROMPT_BYTES_MAX: u64 = 256 << 20;
 
 /// Tokens per forward pass while reading a prompt.
 const CHUNK: usize = 128;
@@ -109,8 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return chat.answer(&messages).map(drop);
     }
     if !std::io::stdin().is_terminal() {
-        let mut prompt = String::new();
-        std::io::stdin().read_to_string(&mut prompt).map_err(|e| Failure::input(format!("stdin: {e}")))?;
+        let prompt = utf8(read_all(std::io::stdin(), "stdin", PROMPT_BYTES_MAX)?, "stdin")?;
         messages.push(Message::user(prompt.trim_end_matches('\n')));
         return chat.answer(&messages).map(drop);
     }

@@ -16,10 +16,13 @@ use text::Message;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
-use crate::source::Source;
+use crate::source::{Source, read_file, utf8};
 
 /// Tokens per forward pass, where the user leaves it to us.
 const CHUNK: usize = 512;
+
+/// The largest file of token ids that is read: far more ids than any context.
+const TOKENS_BYTES_MAX: u64 = 1 << 30;
 
 /// Arguments of `minke logits`.
 #[derive(Debug, clap::Args)]
@@ -245,8 +248,7 @@ fn check(args: &Args, tokens: &[u32], source: &Source) -> Result<(), Failure> {
 }
 
 fn read_tokens(file: &Path) -> Result<Vec<u32>, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| Failure::input(format!("{}: cannot be read: {e}", file.display())))?;
+    let text = utf8(read_file(file, TOKENS_BYTES_MAX)?, &file.display().to_string())?;
     let inner = text.trim();
     let inner = inner.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(inner);
     let ids = inner.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
