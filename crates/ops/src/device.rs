@@ -104,6 +104,26 @@ pub fn zeroed<T: Clone + Default>(len: usize, what: &'static str) -> Result<Vec<
     Ok(values)
 }
 
+/// To how many bits a device rounds the inputs of products with block-quantised weights: the formats whose
+/// [`crate::WeightFormat::block_len`] is above 1. With other weights nothing is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// Not at all.
+    F32,
+    /// To 8 bits with one scale per group: the block_len columns that the weights' blocks span.
+    ///
+    /// m = max|xᵢ| · d = m/127 · qᵢ = round(xᵢ·(127/m)) to nearest, in −127..=127 · x̂ᵢ = d·qᵢ, in place of xᵢ
+    ///
+    /// Products are then exact in integers: with w = d_w·s·c − d_m·o (block scales d_w and d_m; scale s, code c and
+    /// offset o whole numbers, the code's zero point subtracted), y = Σ_groups (d_w·d)·Σ s·c·q − (d_m·d)·Σ o·q. The two
+    /// sums of a group are exact; they are converted, scaled and added up in f32. Offsets of Q4_1 and Q5_1 are numbers
+    /// in half precision, for which Σ q is what is exact.
+    ///
+    /// A group with m < 2^−100 may count as zeros. A group that holds a NaN or an infinity makes all products with it
+    /// NaN or infinite, either one, wherever [`crate::Reference`] has one of them.
+    Int8,
+}
+
 /// Rows to normalise: `dim` leading values of each `row_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct NormLayout {
@@ -258,6 +278,12 @@ pub trait Device: Send + Sync {
     /// Chosen experts and their weights.
     type Routes: Send;
 
+    /// How inputs of [`Device::matmul`], [`Device::matmul_heads`] and [`Device::experts`] are rounded where the weights
+    /// are block-quantised.
+    fn activations(&self) -> Activations {
+        Activations::F32
+    }
+
     /// Makes a matrix usable by this device, without copying where the device reads the file's memory.
     ///
     /// # Errors
@@ -331,7 +357,9 @@ pub trait Device: Send + Sync {
     /// y = x·Wᵀ (+ bias).
     ///
     /// # Shapes   `x [n_rows, cols]` · `w [rows, cols]` · `bias [rows]` · `out [n_rows, rows]`
-    /// # Numerics sums in f32 or better; |err| ≤ γ(cols + 4)·(Σ|x·w| + |bias|)
+    /// # Numerics sums in f32 or better; |err| ≤ γ(cols + 4)·(Σ|x·w| + |bias|). With [`Activations::Int8`] and
+    /// block-quantised weights instead Σ_groups (m/254)·Σ|w| and the error of the f32 sums, relative to
+    /// Σ|x̂·(d_w·s·c)| + Σ|x̂·(d_m·o)| + |bias|; NaN and infinity may then stand for each other
     fn matmul(
         &self,
         x: &Self::Buffer,
@@ -344,7 +372,8 @@ pub trait Device: Send + Sync {
     /// Per head h: out\[t,h\] = L_h · x\[t,h\], or L_hᵀ · x\[t,h\].
     ///
     /// # Shapes   `x [T, H, x_layout.head_dim]` from `x_layout.start` · `out [T, H, outputs of L or Lᵀ]`
-    /// # Numerics as [`Device::matmul`]
+    /// # Numerics as [`Device::matmul`]; x is never rounded where it multiplies whole stored rows by a number each and
+    /// adds them up: `transposed` and [`HeadSide::Apply`], or neither
     fn matmul_heads(
         &self,
         x: &Self::Buffer,
@@ -425,7 +454,8 @@ pub trait Device: Send + Sync {
     /// out\[t\] = Σ_i weight_i · W_down(silu(W_gate x) · W_up x) over the token's experts, best first.
     ///
     /// # Shapes   `x, out [T, d]`
-    /// # Numerics each product as [`Device::matmul`], silu as [`Device::swiglu`]
+    /// # Numerics each product as [`Device::matmul`], silu as [`Device::swiglu`]; with [`Activations::Int8`] the hidden
+    /// row silu(W_gate x) · W_up x is rounded before W_down as x is before W_gate and W_up
     fn experts(
         &self,
         x: &Self::Buffer,

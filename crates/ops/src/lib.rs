@@ -13,8 +13,8 @@ pub mod route;
 
 pub use batch::{Batch, SeqSpan};
 pub use device::{
-    AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RowFormat, zeroed,
+    Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
+    HeadSide, HeadWeights, NormLayout, RowFormat, zeroed,
 };
 pub use format::WeightFormat;
 pub use matrix::{BlockScales, WeightMatrix};
