@@ -1,11 +1,21 @@
 //! Instruction-set levels, detected once, and the vector operations that kernels are written in.
 //!
-//! Owns the few `unsafe` calls of intrinsics. A level's token can only be made by detection, so that holding one
-//! proves the instructions exist. Must not contain arithmetic of models: kernel bodies are generic over [`Simd`].
-#![expect(unsafe_code, reason = "intrinsics, behind tokens that only detection makes")]
+//! Owns the vocabulary of vector operations ([`Simd`]) and the choice of a level; the instructions of each level stand
+//! below `level/`. A level's token can only be made by detection, so that holding one proves the instructions exist.
+//! Must not contain arithmetic of models: kernel bodies are generic over [`Simd`].
+//!
+//! A vector is sixteen lanes wide on every level (one register of AVX-512, two of AVX2), so that kernels, their tiles
+//! and the order of their sums are the same everywhere.
+#![expect(unsafe_code, reason = "enters functions compiled for a level, behind tokens that only detection makes")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
 
 /// Values in a vector.
-pub(crate) const LANES: usize = 8;
+pub(crate) const LANES: usize = 16;
 
 /// Which instructions kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +25,9 @@ pub enum Level {
     /// AVX2, FMA and F16C (x86-64 since about 2013).
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX-512 F, BW, DQ and VL with VNNI (servers since 2019, AMD since Zen 4).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Level {
@@ -25,19 +38,19 @@ impl Level {
     }
 
     /// Every level of this machine, slowest first.
+    #[cfg(target_arch = "x86_64")]
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Some(Self::Scalar), Self::avx2()].into_iter().flatten().collect()
+        let avx2 = avx2::Avx2::detect().map(|_| Self::Avx2);
+        let avx512 = avx512::Avx512::detect().map(|_| Self::Avx512);
+        [Some(Self::Scalar), avx2, avx512].into_iter().flatten().collect()
     }
 
-    #[cfg(target_arch = "x86_64")]
-    fn avx2() -> Option<Self> {
-        avx2::Avx2::detect().map(|_| Self::Avx2)
-    }
-
+    /// Every level of this machine, slowest first.
     #[cfg(not(target_arch = "x86_64"))]
-    fn avx2() -> Option<Self> {
-        None
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        vec![Self::Scalar]
     }
 
     /// Name as users read it.
@@ -47,6 +60,8 @@ impl Level {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
         }
     }
 
@@ -56,12 +71,18 @@ impl Level {
     /// If the machine lacks the level
     pub(crate) fn run<K: Kernel>(self, kernel: K) {
         match self {
-            Self::Scalar => kernel.run(Scalar),
+            Self::Scalar => kernel.run(scalar::Scalar),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => match avx2::Avx2::detect() {
                 // SAFETY: detection made the token, so the features that `enter` enables exist.
                 Some(token) => unsafe { avx2::enter(token, kernel) },
                 None => panic!("the AVX2 level on a machine without AVX2, FMA and F16C"),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => match avx512::Avx512::detect() {
+                // SAFETY: as above.
+                Some(token) => unsafe { avx512::enter(token, kernel) },
+                None => panic!("the AVX-512 level on a machine without AVX-512 F, BW, DQ, VL and VNNI"),
             },
         }
     }
@@ -73,189 +94,155 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S);
 }
 
-/// Vectors of [`LANES`] f32 values, and what the kernels need of them.
+/// Vectors of [`LANES`] values, and what the kernels need of them.
+///
+/// A *half* is 32 consecutive bytes of a vector of 64, and the eight 32-bit lanes above them. Integer operations give
+/// the same bits on every level, and so do those on f32 that name a single IEEE operation.
 pub(crate) trait Simd: Copy {
-    /// A vector.
+    /// Sixteen f32.
     type F32: Copy;
+    /// Sixteen i32.
+    type I32: Copy;
+    /// Thirty-two i16: sixteen pairs.
+    type I16: Copy;
+    /// Sixty-four bytes: sixteen fours. Signed where an operation says so.
+    type Bytes: Copy;
+    /// Four f32: one value of each of four rows.
+    type F4: Copy;
+    /// Four i32.
+    type I4: Copy;
+    /// Eight i16: the scales of a block.
+    type I16x8: Copy;
+
+    /// Added to weights that take all 256 values of a byte before they meet [`Simd::dot_wide`], whose instruction may
+    /// want them unsigned: 128, or 0 where it takes them signed.
+    const BIAS: u8;
+    /// Rows of activations that [`Simd::panel_dots`] can keep in registers.
+    const PANEL_TOKENS: usize;
+
+    // --- f32
     fn splat(self, value: f32) -> Self::F32;
     fn load(self, values: &[f32; LANES]) -> Self::F32;
     fn store(self, vector: Self::F32, to: &mut [f32; LANES]);
     fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32;
     fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// a·b + c; the scalar level rounds twice.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The larger of each pair; `b` where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The magnitudes.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// a·b + c, rounded once.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, vector: Self::F32) -> f32;
-}
+    /// The largest lane; any value where one is NaN.
+    fn max_lane(self, vector: Self::F32) -> f32;
+    /// The nearest integers, ties to even; any value where out of range.
+    fn round(self, vector: Self::F32) -> Self::I32;
+    fn to_f32(self, vector: Self::I32) -> Self::F32;
+    /// a·2^e for normal a, e and result.
+    fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32;
 
-/// Plain Rust.
-#[derive(Clone, Copy)]
-pub(crate) struct Scalar;
+    // --- i32
+    fn splat_i32(self, value: i32) -> Self::I32;
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32;
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn sum_i32(self, vector: Self::I32) -> i32;
+    /// Stores values of −128..=127 as bytes.
+    fn store_i8(self, vector: Self::I32, to: &mut [i8; LANES]);
+    /// Stores values of −32768..=32767, `a` then `b`.
+    fn store_i16(self, a: Self::I32, b: Self::I32, to: &mut [i16; 2 * LANES]);
 
-impl Simd for Scalar {
-    type F32 = [f32; LANES];
-    #[inline(always)]
-    fn splat(self, value: f32) -> Self::F32 {
-        [value; LANES]
-    }
-    #[inline(always)]
-    fn load(self, values: &[f32; LANES]) -> Self::F32 {
-        *values
-    }
-    #[inline(always)]
-    fn store(self, vector: Self::F32, to: &mut [f32; LANES]) {
-        *to = vector;
-    }
-    #[inline(always)]
-    fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        bits.map(|b| half::f16::from_le_bytes(b).to_f32())
-    }
-    #[inline(always)]
-    fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        bits.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
-    }
-    #[inline(always)]
-    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
-    }
-    #[inline(always)]
-    fn sum(self, v: Self::F32) -> f32 {
-        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
-    }
-}
+    // --- pairs of i16
+    fn load_i16(self, values: &[i16; 2 * LANES]) -> Self::I16;
+    fn splat_i16(self, value: i16) -> Self::I16;
+    /// The pair in every lane.
+    fn splat_pair(self, pair: [i16; 2]) -> Self::I16;
+    /// Sign-extended bytes.
+    fn widen_i8(self, bytes: &[i8; 2 * LANES]) -> Self::I16;
+    /// Pairs (aᵢ, bᵢ) of sign-extended bytes.
+    fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::I16;
+    /// Pairs (aᵢ, bᵢ).
+    fn zip_i16(self, a: &[i16; LANES], b: &[i16; LANES]) -> Self::I16;
+    /// acc + a₀·b₀ + a₁·b₁ of each pair.
+    fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32;
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    //! AVX2, FMA and F16C. Must not be reached without its token.
+    // --- bytes
+    fn splat_u8(self, value: u8) -> Self::Bytes;
+    fn load_u8(self, bytes: &[u8; 64]) -> Self::Bytes;
+    /// Two halves.
+    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes;
+    /// Two halves of signed bytes.
+    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> Self::Bytes;
+    fn store_u8(self, bytes: Self::Bytes, to: &mut [u8; 64]);
+    /// Per half: the sixteen lower nibbles of its bytes, then the sixteen upper ones.
+    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `(byte >> A) & mask` in the first half, `(byte >> B) & mask` in the second.
+    fn shr_and<const A: u32, const B: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// `mask` where a half's bit of the byte is set, else 0: bit `A` in the first half, `B` in the second.
+    fn bit_and<const A: u32, const B: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Per half: `mask` in byte i where bit i of the 32 is set, else 0.
+    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> Self::Bytes;
+    /// `table[byte]` for bytes below 16.
+    fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes;
+    /// acc + scale · Σ w·x over the four bytes of each lane: w below 64, x signed above −128.
+    fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;
+    /// As [`Simd::dot_scaled`] without scale, for w of all 256 values with [`Simd::BIAS`] added.
+    fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// As [`Simd::dot_wide`] with a scale.
+    fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;
 
-    use std::arch::x86_64::{
-        __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
-        _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_extractf128_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps,
-    };
+    /// acc\[t\] + scale·Σ w·x over STEPS fours of columns: lane r of `w[i]` holds row r's weights of four columns, `x[t][i]`
+    /// row t's activations. Weights have BITS bits; 8 stands for all 256 values with [`Simd::BIAS`] added. `scale` is a
+    /// pair of equals per lane, and 1 unless SCALED.
+    fn panel_dots<const T: usize, const STEPS: usize, const BITS: u32, const SCALED: bool>(
+        self,
+        acc: [Self::I32; T],
+        w: &[[u8; 64]; STEPS],
+        x: [&[[i8; 4]; STEPS]; T],
+        scale: Self::I16,
+    ) -> [Self::I32; T];
+    /// Sixteen rows of 64 bytes as sixteen steps of a panel: `to[i]` holds the bytes 4i..4i + 4 of every row.
+    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]);
 
-    use super::{Kernel, LANES, Simd};
+    // --- scales
+    fn widen_u8x8(self, bytes: [u8; 8]) -> Self::I16x8;
+    fn widen_i8x8(self, bytes: [u8; 8]) -> Self::I16x8;
+    fn add_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
+    fn mul_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
+    fn store_i16x8(self, a: Self::I16x8, to: &mut [i16; 8]);
+    /// Pairs (aᵢ, bᵢ): four of them, then the other four.
+    fn zip_i16x8(self, a: Self::I16x8, b: Self::I16x8) -> [Self::I16x8; 2];
+    /// Value `a` in the pairs of the first half, value `b` in those of the second.
+    fn pick_halves(self, scales: Self::I16x8, a: usize, b: usize) -> Self::I16;
+    /// Values 2a, 2a + 1, 2b and 2b + 1 in the pairs of 16 bytes each.
+    fn pick_quarters(self, scales: Self::I16x8, a: usize, b: usize) -> Self::I16;
 
-    /// Proof that the machine has AVX2, FMA and F16C.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Avx2 {
-        _private: (),
-    }
+    // --- four rows
+    fn splat4(self, value: f32) -> Self::F4;
+    fn splat4_i32(self, value: i32) -> Self::I4;
+    fn load4(self, values: [f32; 4]) -> Self::F4;
+    fn load4_f16(self, bits: [[u8; 2]; 4]) -> Self::F4;
+    fn store4(self, values: Self::F4) -> [f32; 4];
+    fn mul4(self, a: Self::F4, b: Self::F4) -> Self::F4;
+    /// a·b + c, rounded once.
+    fn mul_add4(self, a: Self::F4, b: Self::F4, c: Self::F4) -> Self::F4;
+    fn to_f4(self, a: Self::I4) -> Self::F4;
+    fn add4_i32(self, a: Self::I4, b: Self::I4) -> Self::I4;
+    /// Sums of lanes i, i + 4, i + 8 and i + 12.
+    fn narrow(self, vector: Self::I32) -> Self::I4;
+    /// The same of each half.
+    fn narrow_halves(self, vector: Self::I32) -> [Self::I4; 2];
+    /// Sums of the products of pairs.
+    fn dot2x8(self, a: Self::I16x8, b: &[i16; 8]) -> Self::I4;
+    /// Lane r: the sum of row r's lanes.
+    fn sum_each(self, rows: [Self::I4; 4]) -> Self::I4;
 
-    impl Avx2 {
-        pub(crate) fn detect() -> Option<Self> {
-            let has =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            has.then_some(Self { _private: () })
-        }
-    }
-
-    /// Compiles the kernel with the level's instructions.
-    ///
-    /// # Safety
-    /// The machine has AVX2, FMA and F16C, which `token` proves.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn enter<K: Kernel>(token: Avx2, kernel: K) {
-        kernel.run(token);
-    }
-
-    impl Simd for Avx2 {
-        type F32 = __m256;
-        #[inline(always)]
-        fn splat(self, value: f32) -> __m256 {
-            // SAFETY: the token proves AVX.
-            unsafe { _mm256_set1_ps(value) }
-        }
-        #[inline(always)]
-        fn load(self, values: &[f32; LANES]) -> __m256 {
-            // SAFETY: the token proves AVX; the reference covers the eight values, and the load needs no alignment.
-            unsafe { _mm256_loadu_ps(values.as_ptr()) }
-        }
-        #[inline(always)]
-        fn store(self, vector: __m256, to: &mut [f32; LANES]) {
-            // SAFETY: as for `load`.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), vector) }
-        }
-        #[inline(always)]
-        fn load_f16(self, bits: &[[u8; 2]; LANES]) -> __m256 {
-            // SAFETY: the token proves F16C; the reference covers the sixteen bytes, and the load needs no alignment.
-            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())) }
-        }
-        #[inline(always)]
-        fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> __m256 {
-            // SAFETY: the token proves AVX2; the reference covers the sixteen bytes, and the load needs no alignment.
-            unsafe {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            }
-        }
-        #[inline(always)]
-        fn add(self, a: __m256, b: __m256) -> __m256 {
-            // SAFETY: the token proves AVX.
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-            // SAFETY: the token proves FMA.
-            unsafe { _mm256_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        fn sum(self, v: __m256) -> f32 {
-            // SAFETY: the token proves AVX.
-            unsafe {
-                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Writes what every operation gives on awkward values, as bits.
-    struct Probe<'a>(&'a mut Vec<u32>);
-
-    impl Kernel for Probe<'_> {
-        #[inline(always)]
-        fn run<S: Simd>(self, simd: S) {
-            let halves: [[u8; 2]; LANES] =
-                [0x0000u16, 0x8001, 0x3c00, 0x7bff, 0x0400, 0xc500, 0x7c00, 0x3555].map(u16::to_le_bytes);
-            let a = simd.load(&[1.5, -2.25, 0.0, 1e30, 1e-30, -0.0, 3.0, 7.0]);
-            let b = simd.load(&[2.0, 4.0, 8.0, 0.5, 2.0, 1.0, -1.0, 0.25]);
-            for vector in [
-                simd.splat(0.1),
-                simd.load_f16(&halves),
-                simd.load_bf16(&halves),
-                simd.add(a, b),
-                simd.mul_add(a, b, simd.splat(1.0)),
-            ] {
-                let mut out = [0.0; LANES];
-                simd.store(vector, &mut out);
-                self.0.extend(out.map(f32::to_bits));
-            }
-            self.0.push(simd.sum(simd.load(&[1.0, 1e8, -1e8, 3.0, 0.5, 0.25, 7.0, -2.0])).to_bits());
-        }
-    }
-
-    #[test]
-    fn every_level_agrees_with_scalar_on_exact_operations() {
-        let mut expected = Vec::new();
-        Level::Scalar.run(Probe(&mut expected));
-        for level in Level::available() {
-            let mut found = Vec::new();
-            level.run(Probe(&mut found));
-            assert_eq!(found, expected, "{}", level.name());
-        }
-        if Level::available().len() == 1 {
-            println!("skipped: no level above scalar on this machine");
-        }
-    }
+    /// Asks for the cache line at `offset`, which may lie beyond the end.
+    fn prefetch(self, bytes: &[u8], offset: usize);
 }

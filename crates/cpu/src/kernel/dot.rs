@@ -1,12 +1,9 @@
 //! Dot products of several rows at a time.
 //!
-//! Owns the order of a sum: two vectors of partial sums over even and odd chunks of eight, then a fixed reduction. It is
-//! the same for every tile shape, so that a result does not depend on which rows were computed beside it.
+//! Owns the order of a sum: one vector of partial sums over chunks of sixteen, then a fixed reduction. It is the same for
+//! every tile shape and level, so that a result does not depend on which rows were computed beside it.
 
 use crate::level::{LANES, Simd};
-
-/// Values per turn: two vectors.
-const STEP: usize = 2 * LANES;
 
 /// The dot products of R rows `a` with T rows `b`, all of one length.
 ///
@@ -14,9 +11,9 @@ const STEP: usize = 2 * LANES;
 /// |err| ≤ (len / 16 + 5)·ε·Σ|aᵢ·bᵢ|: each partial sum adds len / 16 products, and four additions join the sixteen
 #[inline(always)]
 pub(crate) fn dots<S: Simd, const R: usize, const T: usize>(simd: S, a: [&[f32]; R], b: [&[f32]; T]) -> [[f32; T]; R] {
-    let mut sums = [[[simd.splat(0.0); 2]; T]; R];
-    let a_steps = a.map(|row| row.as_chunks::<STEP>());
-    let b_steps = b.map(|row| row.as_chunks::<STEP>());
+    let mut sums = [[simd.splat(0.0); T]; R];
+    let a_steps = a.map(|row| row.as_chunks::<LANES>());
+    let b_steps = b.map(|row| row.as_chunks::<LANES>());
     let n_steps = a_steps[0].0.len();
     for i in 0..n_steps {
         step(simd, &mut sums, a_steps.map(|(steps, _)| &steps[i]), b_steps.map(|(steps, _)| &steps[i]));
@@ -26,33 +23,28 @@ pub(crate) fn dots<S: Simd, const R: usize, const T: usize>(simd: S, a: [&[f32];
         let (a_tail, b_tail) = (a_steps.map(|(_, rest)| padded(rest)), b_steps.map(|(_, rest)| padded(rest)));
         step(simd, &mut sums, a_tail.each_ref(), b_tail.each_ref());
     }
-    sums.map(|row| row.map(|[even, odd]| simd.sum(simd.add(even, odd))))
+    sums.map(|row| row.map(|sum| simd.sum(sum)))
 }
 
 #[inline(always)]
 fn step<S: Simd, const R: usize, const T: usize>(
     simd: S,
-    sums: &mut [[[S::F32; 2]; T]; R],
-    a: [&[f32; STEP]; R],
-    b: [&[f32; STEP]; T],
+    sums: &mut [[S::F32; T]; R],
+    a: [&[f32; LANES]; R],
+    b: [&[f32; LANES]; T],
 ) {
-    let halves = |values: &[f32; STEP]| {
-        let (halves, _) = values.as_chunks::<LANES>();
-        [simd.load(&halves[0]), simd.load(&halves[1])]
-    };
-    let b = b.map(halves);
+    let b = b.map(|b| simd.load(b));
     for (sums, a) in sums.iter_mut().zip(a) {
-        let a = halves(a);
-        for (sums, b) in sums.iter_mut().zip(b) {
-            sums[0] = simd.mul_add(a[0], b[0], sums[0]);
-            sums[1] = simd.mul_add(a[1], b[1], sums[1]);
+        let a = simd.load(a);
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum = simd.mul_add(a, b, *sum);
         }
     }
 }
 
 #[inline(always)]
-fn padded(rest: &[f32]) -> [f32; STEP] {
-    let mut step = [0.0; STEP];
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut step = [0.0; LANES];
     step[..rest.len()].copy_from_slice(rest);
     step
 }

@@ -1,0 +1,520 @@
+//! AVX2, FMA and F16C: a vector is two registers. Must not be reached without its token.
+#![expect(unsafe_code, reason = "intrinsics, behind a token that only detection makes")]
+
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+use super::{Kernel, LANES, Simd};
+
+/// Proof that the machine has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2 {
+    _private: (),
+}
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        let has =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has.then_some(Self { _private: () })
+    }
+}
+
+/// Compiles the kernel with the level's instructions.
+///
+/// # Safety
+/// The machine has AVX2, FMA and F16C, which `token` proves.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn enter<K: Kernel>(token: Avx2, kernel: K) {
+    kernel.run(token);
+}
+
+/// An intrinsic on registers alone.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: the token that every caller holds proves AVX2, FMA and F16C; nothing is read from memory.
+        unsafe { $e }
+    };
+}
+
+/// The register at `i` of a place that a reference covers.
+#[inline(always)]
+fn load<T, const N: usize>(from: &[T; N], i: usize) -> __m256i {
+    assert!(size_of::<[T; N]>() >= 32 * (i + 1));
+    // SAFETY: the place holds 32 bytes from there on, and the load needs no alignment. Reached with a token only.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast::<__m256i>().add(i)) }
+}
+
+#[inline(always)]
+fn store<T, const N: usize>(register: __m256i, to: &mut [T; N], i: usize) {
+    assert!(size_of::<[T; N]>() >= 32 * (i + 1));
+    // SAFETY: as for `load`.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>().add(i), register) }
+}
+
+/// The 16 bytes at `i` of a place that a reference covers.
+#[inline(always)]
+fn load16<T, const N: usize>(from: &[T; N], i: usize) -> __m128i {
+    assert!(size_of::<[T; N]>() >= 16 * (i + 1));
+    // SAFETY: as for `load`.
+    unsafe { _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i)) }
+}
+
+#[inline(always)]
+fn store16<T, const N: usize>(register: __m128i, to: &mut [T; N]) {
+    assert!(size_of::<[T; N]>() == 16);
+    // SAFETY: as for `load`.
+    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), register) }
+}
+
+#[inline(always)]
+fn each<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
+    [f(a[0], b[0]), f(a[1], b[1])]
+}
+
+/// `byte >> N & mask`, bits from the neighbour masked away.
+#[inline(always)]
+fn shr<const N: u32>(bytes: __m256i, mask: u8) -> __m256i {
+    op!(_mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(N as i32)), _mm256_set1_epi8(mask as i8)))
+}
+
+#[inline(always)]
+fn test(bytes: __m256i, bit: __m256i, mask: u8) -> __m256i {
+    op!(_mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit), _mm256_set1_epi8(mask as i8)))
+}
+
+/// Sums of pairs of products: `w` unsigned.
+#[inline(always)]
+fn pairs(w: __m256i, x: __m256i) -> __m256i {
+    op!(_mm256_maddubs_epi16(w, x))
+}
+
+/// Sums of pairs of products of signed bytes; x above −128, so that no pair exceeds 2·128·127.
+#[inline(always)]
+fn signed_pairs(w: __m256i, x: __m256i) -> __m256i {
+    op!(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)))
+}
+
+#[inline(always)]
+fn add_pairs(acc: __m256i, pairs: __m256i, scale: __m256i) -> __m256i {
+    op!(_mm256_add_epi32(acc, _mm256_madd_epi16(pairs, scale)))
+}
+
+impl Simd for Avx2 {
+    type F32 = [__m256; 2];
+    type I32 = [__m256i; 2];
+    type I16 = [__m256i; 2];
+    type Bytes = [__m256i; 2];
+    type F4 = __m128;
+    type I4 = __m128i;
+    type I16x8 = __m128i;
+
+    const BIAS: u8 = 0;
+    const PANEL_TOKENS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        op!([_mm256_set1_ps(value); 2])
+    }
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F32 {
+        op!([_mm256_castsi256_ps(load(values, 0)), _mm256_castsi256_ps(load(values, 1))])
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F32, to: &mut [f32; LANES]) {
+        store(op!(_mm256_castps_si256(v[0])), to, 0);
+        store(op!(_mm256_castps_si256(v[1])), to, 1);
+    }
+    #[inline(always)]
+    fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
+        from_fn(|i| op!(_mm256_cvtph_ps(load16(bits, i))))
+    }
+    #[inline(always)]
+    fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
+        from_fn(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load16(bits, i))))))
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_add_ps(a, b)))
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_sub_ps(a, b)))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_mul_ps(a, b)))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_max_ps(a, b)))
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        a.map(|a| op!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        from_fn(|i| op!(_mm256_fmadd_ps(a[i], b[i], c[i])))
+    }
+    #[inline(always)]
+    fn sum(self, [a, b]: Self::F32) -> f32 {
+        op!({
+            let eight = _mm256_add_ps(a, b);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+    #[inline(always)]
+    fn max_lane(self, [a, b]: Self::F32) -> f32 {
+        op!({
+            let eight = _mm256_max_ps(a, b);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+    #[inline(always)]
+    fn round(self, v: Self::F32) -> Self::I32 {
+        v.map(|v| op!(_mm256_cvtps_epi32(v)))
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Self::I32) -> Self::F32 {
+        v.map(|v| op!(_mm256_cvtepi32_ps(v)))
+    }
+    #[inline(always)]
+    fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32 {
+        each(a, e, |a, e| {
+            op!(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32::<23>(e))))
+        })
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I32 {
+        op!([_mm256_set1_epi32(value); 2])
+    }
+    #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32 {
+        from_fn(|i| load(values, i))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        each(a, b, |a, b| op!(_mm256_add_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: Self::I32) -> i32 {
+        op!({
+            let four = self.narrow(v);
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b00_00_00_01>(two)))
+        })
+    }
+    #[inline(always)]
+    fn store_i8(self, [a, b]: Self::I32, to: &mut [i8; LANES]) {
+        let bytes = op!({
+            // Lanes 0–3, 8–11 | 4–7, 12–15 of sixteen words, put back in order before they become bytes.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
+        });
+        store16(bytes, to);
+    }
+    #[inline(always)]
+    fn store_i16(self, a: Self::I32, b: Self::I32, to: &mut [i16; 2 * LANES]) {
+        for (i, v) in [a, b].into_iter().enumerate() {
+            store(op!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1]))), to, i);
+        }
+    }
+
+    #[inline(always)]
+    fn load_i16(self, values: &[i16; 2 * LANES]) -> Self::I16 {
+        from_fn(|i| load(values, i))
+    }
+    #[inline(always)]
+    fn splat_i16(self, value: i16) -> Self::I16 {
+        op!([_mm256_set1_epi16(value); 2])
+    }
+    #[inline(always)]
+    fn splat_pair(self, [a, b]: [i16; 2]) -> Self::I16 {
+        let pair = i32::from(a) & 0xffff | i32::from(b) << 16;
+        op!([_mm256_set1_epi32(pair); 2])
+    }
+    #[inline(always)]
+    fn widen_i8(self, bytes: &[i8; 2 * LANES]) -> Self::I16 {
+        from_fn(|i| op!(_mm256_cvtepi8_epi16(load16(bytes, i))))
+    }
+    #[inline(always)]
+    fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::I16 {
+        let (a, b) = (load16(a, 0), load16(b, 0));
+        op!([_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)), _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b))])
+    }
+    #[inline(always)]
+    fn zip_i16(self, a: &[i16; LANES], b: &[i16; LANES]) -> Self::I16 {
+        op!({
+            let (a, b) = (load(a, 0), load(b, 0));
+            let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+            [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
+        })
+    }
+    #[inline(always)]
+    fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32 {
+        from_fn(|i| add_pairs(acc[i], a[i], b[i]))
+    }
+
+    #[inline(always)]
+    fn splat_u8(self, value: u8) -> Self::Bytes {
+        op!([_mm256_set1_epi8(value as i8); 2])
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; 64]) -> Self::Bytes {
+        from_fn(|i| load(bytes, i))
+    }
+    #[inline(always)]
+    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes {
+        [load(a, 0), load(b, 0)]
+    }
+    #[inline(always)]
+    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> Self::Bytes {
+        [load(a, 0), load(b, 0)]
+    }
+    #[inline(always)]
+    fn store_u8(self, bytes: Self::Bytes, to: &mut [u8; 64]) {
+        store(bytes[0], to, 0);
+        store(bytes[1], to, 1);
+    }
+    #[inline(always)]
+    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes {
+        let half = |bytes: &[u8; 16]| {
+            let low = load16(bytes, 0);
+            op!(_mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(low), low), _mm256_set1_epi8(15)))
+        };
+        [half(a), half(b)]
+    }
+    #[inline(always)]
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        each(a, b, |a, b| op!(_mm256_and_si256(a, b)))
+    }
+    #[inline(always)]
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        each(a, b, |a, b| op!(_mm256_or_si256(a, b)))
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        each(a, b, |a, b| op!(_mm256_xor_si256(a, b)))
+    }
+    #[inline(always)]
+    fn shr_and<const A: u32, const B: u32>(self, [a, b]: Self::Bytes, mask: u8) -> Self::Bytes {
+        [shr::<A>(a, mask), shr::<B>(b, mask)]
+    }
+    #[inline(always)]
+    fn bit_and<const A: u32, const B: u32>(self, [a, b]: Self::Bytes, mask: u8) -> Self::Bytes {
+        op!([test(a, _mm256_set1_epi8((1u8 << A) as i8), mask), test(b, _mm256_set1_epi8((1u8 << B) as i8), mask)])
+    }
+    #[inline(always)]
+    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> Self::Bytes {
+        [a, b].map(|bits| {
+            op!({
+                // Byte i of the 32 takes byte i / 8 of the four, of which it keeps bit i % 8.
+                let four = _mm256_set1_epi32(i32::from_le_bytes(bits));
+                let order = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+                test(_mm256_shuffle_epi8(four, order), _mm256_set1_epi64x(0x8040201008040201u64 as i64), mask)
+            })
+        })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes {
+        let table = op!(_mm256_broadcastsi128_si256(load16(table, 0)));
+        bytes.map(|bytes| op!(_mm256_shuffle_epi8(table, bytes)))
+    }
+    #[inline(always)]
+    fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
+        from_fn(|i| add_pairs(acc[i], pairs(w[i], x[i]), scale[i]))
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+        self.dot_wide_scaled(acc, w, x, self.splat_i16(1))
+    }
+    #[inline(always)]
+    fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
+        from_fn(|i| add_pairs(acc[i], signed_pairs(w[i], x[i]), scale[i]))
+    }
+
+    #[inline(always)]
+    fn panel_dots<const T: usize, const STEPS: usize, const BITS: u32, const SCALED: bool>(
+        self,
+        mut acc: [Self::I32; T],
+        w: &[[u8; 64]; STEPS],
+        x: [&[[i8; 4]; STEPS]; T],
+        scale: Self::I16,
+    ) -> [Self::I32; T] {
+        // Pair sums that fit an i16: eight of 4-bit weights (2·15·127 each), four of 5 bits, two of 6, one of 8.
+        let n_fit = match BITS {
+            0..=4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        };
+        let mut sums = op!([[_mm256_setzero_si256(); 2]; T]);
+        for i in 0..STEPS {
+            let w = [load(&w[i], 0), load(&w[i], 1)];
+            for t in 0..T {
+                let x = op!(_mm256_set1_epi32(i32::from_le_bytes(x[t][i].map(|q| q as u8))));
+                for h in 0..2 {
+                    let pairs = if BITS == 8 { signed_pairs(w[h], x) } else { pairs(w[h], x) };
+                    sums[t][h] = if i % n_fit == 0 { pairs } else { op!(_mm256_add_epi16(sums[t][h], pairs)) };
+                    if i % n_fit == n_fit - 1 || i == STEPS - 1 {
+                        acc[t][h] = add_pairs(acc[t][h], sums[t][h], scale[h]);
+                    }
+                }
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
+        for half in 0..2 {
+            for group in 0..2 {
+                let eight: [__m256i; 8] = from_fn(|r| load(rows[8 * group + r], half));
+                for (i, register) in transpose8(eight).into_iter().enumerate() {
+                    store(register, &mut to[8 * half + i], group);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn widen_u8x8(self, bytes: [u8; 8]) -> __m128i {
+        op!(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    }
+    #[inline(always)]
+    fn widen_i8x8(self, bytes: [u8; 8]) -> __m128i {
+        op!(_mm_cvtepi8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    }
+    #[inline(always)]
+    fn add_i16x8(self, a: __m128i, value: i16) -> __m128i {
+        op!(_mm_add_epi16(a, _mm_set1_epi16(value)))
+    }
+    #[inline(always)]
+    fn mul_i16x8(self, a: __m128i, value: i16) -> __m128i {
+        op!(_mm_mullo_epi16(a, _mm_set1_epi16(value)))
+    }
+    #[inline(always)]
+    fn store_i16x8(self, a: __m128i, to: &mut [i16; 8]) {
+        store16(a, to);
+    }
+    #[inline(always)]
+    fn zip_i16x8(self, a: __m128i, b: __m128i) -> [__m128i; 2] {
+        op!([_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)])
+    }
+    #[inline(always)]
+    fn pick_halves(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
+        let both = op!(_mm256_broadcastsi128_si256(scales));
+        [a, b].map(|i| op!(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0100 + 0x0202 * i as i16))))
+    }
+    #[inline(always)]
+    fn pick_quarters(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
+        let both = op!(_mm256_broadcastsi128_si256(scales));
+        [a, b].map(|i| {
+            op!({
+                let first = 0x0100 + 0x0404 * i as i16;
+                let order = _mm256_set_m128i(_mm_set1_epi16(first + 0x0202), _mm_set1_epi16(first));
+                _mm256_shuffle_epi8(both, order)
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn splat4(self, value: f32) -> __m128 {
+        op!(_mm_set1_ps(value))
+    }
+    #[inline(always)]
+    fn splat4_i32(self, value: i32) -> __m128i {
+        op!(_mm_set1_epi32(value))
+    }
+    #[inline(always)]
+    fn load4(self, [a, b, c, d]: [f32; 4]) -> __m128 {
+        op!(_mm_setr_ps(a, b, c, d))
+    }
+    #[inline(always)]
+    fn load4_f16(self, bits: [[u8; 2]; 4]) -> __m128 {
+        let [a, b, c, d] = bits.map(|bits| u64::from(u16::from_le_bytes(bits)));
+        op!(_mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64)))
+    }
+    #[inline(always)]
+    fn store4(self, values: __m128) -> [f32; 4] {
+        let mut to = [0.0; 4];
+        store16(op!(_mm_castps_si128(values)), &mut to);
+        to
+    }
+    #[inline(always)]
+    fn mul4(self, a: __m128, b: __m128) -> __m128 {
+        op!(_mm_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul_add4(self, a: __m128, b: __m128, c: __m128) -> __m128 {
+        op!(_mm_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn to_f4(self, a: __m128i) -> __m128 {
+        op!(_mm_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn add4_i32(self, a: __m128i, b: __m128i) -> __m128i {
+        op!(_mm_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn narrow(self, [a, b]: Self::I32) -> __m128i {
+        op!({
+            let eight = _mm256_add_epi32(a, b);
+            _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight))
+        })
+    }
+    #[inline(always)]
+    fn narrow_halves(self, v: Self::I32) -> [__m128i; 2] {
+        v.map(|v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
+    }
+    #[inline(always)]
+    fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {
+        op!(_mm_madd_epi16(a, load16(b, 0)))
+    }
+    #[inline(always)]
+    fn sum_each(self, [a, b, c, d]: [__m128i; 4]) -> __m128i {
+        op!(_mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_hadd_epi32(c, d)))
+    }
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], offset: usize) {
+        // SAFETY: a prefetch of any address has no effect but on speed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()) }
+    }
+}
+
+/// Eight rows of eight 32-bit values as eight columns.
+#[inline(always)]
+fn transpose8(r: [__m256i; 8]) -> [__m256i; 8] {
+    op!({
+        // Within 128 bits: fours of rows; then the 128-bit parts change places.
+        let two: [__m256i; 8] = from_fn(|i| match i % 2 {
+            0 => _mm256_unpacklo_epi32(r[i], r[i + 1]),
+            _ => _mm256_unpackhi_epi32(r[i - 1], r[i]),
+        });
+        let four = |a: __m256i, b: __m256i| [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)];
+        let upper = [four(two[0], two[2]), four(two[1], two[3])].concat_pairs();
+        let lower = [four(two[4], two[6]), four(two[5], two[7])].concat_pairs();
+        from_fn(|i| match i / 4 {
+            0 => _mm256_permute2x128_si256::<0x20>(upper[i], lower[i]),
+            _ => _mm256_permute2x128_si256::<0x31>(upper[i - 4], lower[i - 4]),
+        })
+    })
+}
+
+/// Two pairs as four.
+trait ConcatPairs<T> {
+    fn concat_pairs(self) -> [T; 4];
+}
+
+impl<T: Copy> ConcatPairs<T> for [[T; 2]; 2] {
+    #[inline(always)]
+    fn concat_pairs(self) -> [T; 4] {
+        [self[0][0], self[0][1], self[1][0], self[1][1]]
+    }
+}

@@ -1,0 +1,336 @@
+//! The scalar level: plain Rust on every machine, the twin that the others are held to.
+//!
+//! Must not use instructions of any machine.
+
+use std::array::from_fn;
+
+use super::{LANES, Simd};
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+fn halves<const A: u32, const B: u32>(bytes: [u8; 64], f: impl Fn(u8, u32) -> u8) -> [u8; 64] {
+    from_fn(|i| f(bytes[i], if i < 32 { A } else { B }))
+}
+
+fn dot4(w: impl Fn(usize) -> i32, x: &[u8]) -> i32 {
+    (0..4).map(|j| w(j) * i32::from(x[j] as i8)).sum()
+}
+
+impl Simd for Scalar {
+    type F32 = [f32; LANES];
+    type I32 = [i32; LANES];
+    type I16 = [i16; 2 * LANES];
+    type Bytes = [u8; 64];
+    type F4 = [f32; 4];
+    type I4 = [i32; 4];
+    type I16x8 = [i16; 8];
+
+    const BIAS: u8 = 0;
+    const PANEL_TOKENS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; LANES] {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> [f32; LANES] {
+        *values
+    }
+    #[inline(always)]
+    fn store(self, vector: [f32; LANES], to: &mut [f32; LANES]) {
+        *to = vector;
+    }
+    #[inline(always)]
+    fn load_f16(self, bits: &[[u8; 2]; LANES]) -> [f32; LANES] {
+        bits.map(|b| half::f16::from_le_bytes(b).to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> [f32; LANES] {
+        bits.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn abs(self, a: [f32; LANES]) -> [f32; LANES] {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn sum(self, v: [f32; LANES]) -> f32 {
+        let eight: [f32; 8] = from_fn(|i| v[i] + v[i + 8]);
+        let four: [f32; 4] = from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    #[inline(always)]
+    fn max_lane(self, v: [f32; LANES]) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn round(self, v: [f32; LANES]) -> [i32; LANES] {
+        v.map(|x| x.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: [i32; LANES]) -> [f32; LANES] {
+        v.map(|x| x as f32)
+    }
+    #[inline(always)]
+    fn scale_by_power(self, a: [f32; LANES], e: [i32; LANES]) -> [f32; LANES] {
+        from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_add((e[i] as u32) << 23)))
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> [i32; LANES] {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> [i32; LANES] {
+        *values
+    }
+    #[inline(always)]
+    fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: [i32; LANES]) -> i32 {
+        v.into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn store_i8(self, v: [i32; LANES], to: &mut [i8; LANES]) {
+        *to = v.map(|x| x as i8);
+    }
+    #[inline(always)]
+    fn store_i16(self, a: [i32; LANES], b: [i32; LANES], to: &mut [i16; 2 * LANES]) {
+        *to = from_fn(|i| if i < LANES { a[i] as i16 } else { b[i - LANES] as i16 });
+    }
+
+    #[inline(always)]
+    fn load_i16(self, values: &[i16; 2 * LANES]) -> [i16; 2 * LANES] {
+        *values
+    }
+    #[inline(always)]
+    fn splat_i16(self, value: i16) -> [i16; 2 * LANES] {
+        [value; 2 * LANES]
+    }
+    #[inline(always)]
+    fn splat_pair(self, pair: [i16; 2]) -> [i16; 2 * LANES] {
+        from_fn(|i| pair[i % 2])
+    }
+    #[inline(always)]
+    fn widen_i8(self, bytes: &[i8; 2 * LANES]) -> [i16; 2 * LANES] {
+        bytes.map(i16::from)
+    }
+    #[inline(always)]
+    fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> [i16; 2 * LANES] {
+        from_fn(|i| i16::from(if i % 2 == 0 { a[i / 2] } else { b[i / 2] }))
+    }
+    #[inline(always)]
+    fn zip_i16(self, a: &[i16; LANES], b: &[i16; LANES]) -> [i16; 2 * LANES] {
+        from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] })
+    }
+    #[inline(always)]
+    fn dot2(self, acc: [i32; LANES], a: [i16; 2 * LANES], b: [i16; 2 * LANES]) -> [i32; LANES] {
+        let product = |i: usize| i32::from(a[i]).wrapping_mul(i32::from(b[i]));
+        from_fn(|i| acc[i].wrapping_add(product(2 * i).wrapping_add(product(2 * i + 1))))
+    }
+
+    #[inline(always)]
+    fn splat_u8(self, value: u8) -> [u8; 64] {
+        [value; 64]
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; 64]) -> [u8; 64] {
+        *bytes
+    }
+    #[inline(always)]
+    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> [u8; 64] {
+        from_fn(|i| if i < 32 { a[i] } else { b[i - 32] })
+    }
+    #[inline(always)]
+    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> [u8; 64] {
+        from_fn(|i| if i < 32 { a[i] as u8 } else { b[i - 32] as u8 })
+    }
+    #[inline(always)]
+    fn store_u8(self, bytes: [u8; 64], to: &mut [u8; 64]) {
+        *to = bytes;
+    }
+    #[inline(always)]
+    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> [u8; 64] {
+        let half = |bytes: &[u8; 16], i: usize| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 };
+        from_fn(|i| if i < 32 { half(a, i) } else { half(b, i - 32) })
+    }
+    #[inline(always)]
+    fn and(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn shr_and<const A: u32, const B: u32>(self, bytes: [u8; 64], mask: u8) -> [u8; 64] {
+        halves::<A, B>(bytes, |byte, shift| byte >> shift & mask)
+    }
+    #[inline(always)]
+    fn bit_and<const A: u32, const B: u32>(self, bytes: [u8; 64], mask: u8) -> [u8; 64] {
+        halves::<A, B>(bytes, |byte, bit| if byte >> bit & 1 == 1 { mask } else { 0 })
+    }
+    #[inline(always)]
+    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> [u8; 64] {
+        let (a, b) = (u32::from_le_bytes(a), u32::from_le_bytes(b));
+        from_fn(|i| if (if i < 32 { a } else { b }) >> (i % 32) & 1 == 1 { mask } else { 0 })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], bytes: [u8; 64]) -> [u8; 64] {
+        bytes.map(|byte| table[usize::from(byte & 15)])
+    }
+    #[inline(always)]
+    fn dot_scaled(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64], scale: [i16; 2 * LANES]) -> [i32; LANES] {
+        from_fn(|i| acc[i] + i32::from(scale[2 * i]) * dot4(|j| i32::from(w[4 * i + j]), &x[4 * i..]))
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64]) -> [i32; LANES] {
+        self.dot_wide_scaled(acc, w, x, [1; 2 * LANES])
+    }
+    #[inline(always)]
+    fn dot_wide_scaled(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64], scale: [i16; 2 * LANES]) -> [i32; LANES] {
+        from_fn(|i| acc[i] + i32::from(scale[2 * i]) * dot4(|j| i32::from(w[4 * i + j] as i8), &x[4 * i..]))
+    }
+
+    #[inline(always)]
+    fn panel_dots<const T: usize, const STEPS: usize, const BITS: u32, const SCALED: bool>(
+        self,
+        mut acc: [[i32; LANES]; T],
+        w: &[[u8; 64]; STEPS],
+        x: [&[[i8; 4]; STEPS]; T],
+        scale: [i16; 2 * LANES],
+    ) -> [[i32; LANES]; T] {
+        for (acc, x) in acc.iter_mut().zip(x) {
+            for (w, x) in w.iter().zip(x) {
+                let x: [u8; 64] = from_fn(|i| x[i % 4] as u8);
+                *acc = match BITS {
+                    8 => self.dot_wide_scaled(*acc, *w, x, scale),
+                    _ => self.dot_scaled(*acc, *w, x, scale),
+                };
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = from_fn(|j| rows[j / 4][4 * i + j % 4]);
+        }
+    }
+
+    #[inline(always)]
+    fn widen_u8x8(self, bytes: [u8; 8]) -> [i16; 8] {
+        bytes.map(i16::from)
+    }
+    #[inline(always)]
+    fn widen_i8x8(self, bytes: [u8; 8]) -> [i16; 8] {
+        bytes.map(|byte| i16::from(byte as i8))
+    }
+    #[inline(always)]
+    fn add_i16x8(self, a: [i16; 8], value: i16) -> [i16; 8] {
+        a.map(|a| a + value)
+    }
+    #[inline(always)]
+    fn mul_i16x8(self, a: [i16; 8], value: i16) -> [i16; 8] {
+        a.map(|a| a * value)
+    }
+    #[inline(always)]
+    fn store_i16x8(self, a: [i16; 8], to: &mut [i16; 8]) {
+        *to = a;
+    }
+    #[inline(always)]
+    fn zip_i16x8(self, a: [i16; 8], b: [i16; 8]) -> [[i16; 8]; 2] {
+        from_fn(|h| from_fn(|i| if i % 2 == 0 { a[4 * h + i / 2] } else { b[4 * h + i / 2] }))
+    }
+    #[inline(always)]
+    fn pick_halves(self, scales: [i16; 8], a: usize, b: usize) -> [i16; 2 * LANES] {
+        from_fn(|i| scales[if i < LANES { a } else { b }])
+    }
+    #[inline(always)]
+    fn pick_quarters(self, scales: [i16; 8], a: usize, b: usize) -> [i16; 2 * LANES] {
+        from_fn(|i| scales[2 * if i < LANES { a } else { b } + i % LANES / 8])
+    }
+
+    #[inline(always)]
+    fn splat4(self, value: f32) -> [f32; 4] {
+        [value; 4]
+    }
+    #[inline(always)]
+    fn splat4_i32(self, value: i32) -> [i32; 4] {
+        [value; 4]
+    }
+    #[inline(always)]
+    fn load4(self, values: [f32; 4]) -> [f32; 4] {
+        values
+    }
+    #[inline(always)]
+    fn load4_f16(self, bits: [[u8; 2]; 4]) -> [f32; 4] {
+        bits.map(|b| half::f16::from_le_bytes(b).to_f32())
+    }
+    #[inline(always)]
+    fn store4(self, values: [f32; 4]) -> [f32; 4] {
+        values
+    }
+    #[inline(always)]
+    fn mul4(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn mul_add4(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn to_f4(self, a: [i32; 4]) -> [f32; 4] {
+        a.map(|x| x as f32)
+    }
+    #[inline(always)]
+    fn add4_i32(self, a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn narrow(self, v: [i32; LANES]) -> [i32; 4] {
+        from_fn(|i| v[i] + v[i + 4] + v[i + 8] + v[i + 12])
+    }
+    #[inline(always)]
+    fn narrow_halves(self, v: [i32; LANES]) -> [[i32; 4]; 2] {
+        from_fn(|h| from_fn(|i| v[8 * h + i] + v[8 * h + i + 4]))
+    }
+    #[inline(always)]
+    fn dot2x8(self, a: [i16; 8], b: &[i16; 8]) -> [i32; 4] {
+        let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
+        from_fn(|i| product(2 * i) + product(2 * i + 1))
+    }
+    #[inline(always)]
+    fn sum_each(self, rows: [[i32; 4]; 4]) -> [i32; 4] {
+        rows.map(|row| row.into_iter().sum())
+    }
+    #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize) {}
+}
