@@ -119,7 +119,8 @@ pub enum Activations {
     /// sums of a group are exact; they are converted, scaled and added up in f32. Offsets of Q4_1 and Q5_1 are numbers
     /// in half precision, for which Σ q is what is exact.
     ///
-    /// A group with m < 2^−100 may count as zeros. A group that holds a NaN or an infinity makes all products with it
+    /// Where the roundings of x·(127/m) decide between two codes, either is right. A group with m below about 2^−100 may
+    /// count as zeros. A group that holds a NaN or an infinity makes all products with it
     /// NaN or infinite, either one, wherever [`crate::Reference`] has one of them.
     Int8,
 }
@@ -358,8 +359,9 @@ pub trait Device: Send + Sync {
     ///
     /// # Shapes   `x [n_rows, cols]` · `w [rows, cols]` · `bias [rows]` · `out [n_rows, rows]`
     /// # Numerics sums in f32 or better; |err| ≤ γ(cols + 4)·(Σ|x·w| + |bias|). With [`Activations::Int8`] and
-    /// block-quantised weights instead Σ_groups (m/254)·Σ|w| and the error of the f32 sums, relative to
-    /// Σ|x̂·(d_w·s·c)| + Σ|x̂·(d_m·o)| + |bias|; NaN and infinity may then stand for each other
+    /// block-quantised weights x̂ stands for x, and what is made of it is off by at most
+    /// γ(2·groups + 23)·(Σ|x̂·d_w·s·c| + Σ|x̂·d_m·o| + |bias|): then |err| ≤ Σ_groups (m/254)·Σ|w|, and that.
+    /// NaN and infinity may stand for each other there
     fn matmul(
         &self,
         x: &Self::Buffer,

@@ -28,6 +28,21 @@ pub(super) fn sum_floor(n: usize) -> f64 {
     (2 * n + 2) as f64 * TINY
 }
 
+/// A group of activations whose largest magnitude is below this may count as zeros: 2^−100, and a factor of 2 for
+/// devices that look at d or at 127/m instead.
+pub(super) const INT8_ZERO: f64 = 1.0 / (1u128 << 99) as f64;
+
+/// Relative to Σ|x̂·scale·code| + Σ|x̂·offset| + |bias|: error of a sum over `n` groups whose own sums are exact.
+pub(super) fn int8_sum(n: usize) -> f64 {
+    gamma(2.0 * n as f64 + 23.0)
+}
+
+/// What a sum of `n` products of 8 bits loses where d_w·d is flushed, besides [`sum_floor`]: whole numbers, each at most
+/// 127 · 2^12.
+pub(super) fn int8_floor(n: usize) -> f64 {
+    sum_floor(n) + n as f64 * f64::from(127u32 << 12) * TINY
+}
+
 /// Bound of Σ xᵢ·wᵢ (+ bias).
 pub(super) fn dot(x: impl Iterator<Item = f64>, w: impl Iterator<Item = f64>, n: usize, bias: f64) -> Bound {
     let terms: f64 = x.zip(w).map(|(x, w)| (x * w).abs()).sum::<f64>() + bias.abs();

@@ -4,14 +4,16 @@
 
 use ops::{Device, DeviceError, ExpertWeights, RouterSpec, Scoring, Selection, WeightFormat, WeightMatrix};
 
-use super::arithmetic::{SILU_SLOPE, TINY, gamma, silu_value, sum, sum_floor};
+use super::arithmetic::{SILU_SLOPE, TINY, gamma, silu_value, sum};
+use super::blocks::{Data, N_ROWS};
 use super::buffers::{input, output, read, with_margin_bounds};
 use super::case::{Case, Part, Suite};
+use super::int8::{self, Bounded, Factors, Rounding, exact};
 use super::random::{NON_FINITE, Random, Side, Spread};
 use super::report::Bound;
 use super::routing::weight_bounds;
 use super::swiglu;
-use super::weights::{decoded, matrix, plain, with_nan};
+use super::weights::{matrix, plain, with_nan};
 
 #[derive(Clone)]
 struct Experts {
@@ -24,8 +26,8 @@ struct Experts {
     data: String,
 }
 
-/// Values with their error bounds.
-type Bounded = Vec<(f64, f64)>;
+/// W_gate, W_up and W_down of one expert.
+type Expert = [Factors; 3];
 
 impl Experts {
     fn d(&self) -> usize {
@@ -36,33 +38,44 @@ impl Experts {
         self.x.len() / self.d()
     }
 
-    /// W_down(silu(W_gate x)·W_up x) of one expert, each output with a bound of its error.
-    fn expert(&self, e: usize, x: &[f32]) -> Bounded {
-        let x: Bounded = x.iter().map(|v| (f64::from(*v), 0.0)).collect();
-        let (gate, up) = (project(&self.gate[e], &x), project(&self.up[e], &x));
-        let hidden = gate.iter().zip(&up).map(|(&(g, g_err), &(u, u_err))| {
-            // silu moves by at most SILU_SLOPE · its argument's error.
-            let (silu, silu_err) = (silu_value(g), SILU_SLOPE * g_err);
-            let entered = silu_err * (u.abs() + u_err) + silu.abs() * u_err;
-            let made = swiglu::bound(g, u) * (1.0 + gamma(4.0)) + gamma(16.0) * entered;
-            (silu * u, entered + made)
-        });
-        project(&self.down[e], &hidden.collect::<Bounded>())
+    /// Every output with a bound of its error.
+    fn outputs(&self, rounding: Rounding) -> Vec<Bounded> {
+        let stacks = self.gate.iter().zip(&self.up).zip(&self.down);
+        let experts: Vec<Expert> = stacks.map(|((gate, up), down)| [gate, up, down].map(Factors::new)).collect();
+        let k = self.spec.top_k;
+        let mut outputs = Vec::new();
+        for (x, logits) in self.x.chunks_exact(self.d()).zip(self.logits.chunks_exact(self.spec.n_experts)) {
+            let (mut ids, mut weights) = (vec![0; k], vec![0.0; k]);
+            ops::route::route_token(&self.spec, logits, None, &mut ids, &mut weights);
+            let weight_bounds = weight_bounds(&self.spec, logits, None);
+            let mut row = vec![(0.0, 0.0); self.d()];
+            for ((&id, &weight), weight_bound) in ids.iter().zip(&weights).zip(weight_bounds) {
+                let Bound::Within(weight_err) = weight_bound else { continue };
+                let weight = f64::from(weight);
+                let y = expert(&experts[id as usize], x, rounding);
+                for ((value, bound), (y, y_err)) in row.iter_mut().zip(y) {
+                    let largest = (weight.abs() + weight_err) * (y.abs() + y_err);
+                    *value += weight * y;
+                    *bound += weight.abs() * y_err + weight_err * (y.abs() + y_err) + sum(k + 1) * largest + TINY;
+                }
+            }
+            outputs.extend(row);
+        }
+        outputs
     }
 }
 
-/// W·x where x is known up to an error.
-fn project(w: &WeightMatrix, x: &Bounded) -> Bounded {
-    let row = |row: &[f64]| {
-        let (mut value, mut terms, mut error) = (0.0, 0.0, 0.0);
-        for (w, (x, x_err)) in row.iter().zip(x) {
-            value += w * x;
-            terms += w.abs() * (x.abs() + x_err);
-            error += w.abs() * x_err;
-        }
-        (value, error + sum(x.len()) * terms + sum_floor(x.len()))
-    };
-    decoded(w).chunks_exact(w.cols).map(row).collect()
+/// W_down(silu(W_gate x)·W_up x), each output with a bound of its error.
+fn expert([gate, up, down]: &Expert, x: &[f32], rounding: Rounding) -> Vec<Bounded> {
+    let [gate, up] = [gate, up].map(|w| w.apply(0..w.rows(), &exact(x), None, rounding));
+    let hidden = gate.iter().zip(&up).map(|(&(g, g_err), &(u, u_err))| {
+        // silu moves by at most SILU_SLOPE · its argument's error.
+        let (silu, silu_err) = (silu_value(g), SILU_SLOPE * g_err);
+        let entered = silu_err * (u.abs() + u_err) + silu.abs() * u_err;
+        let made = swiglu::bound(g, u) * (1.0 + gamma(4.0)) + gamma(16.0) * entered;
+        (silu * u, entered + made)
+    });
+    down.apply(0..down.rows(), &hidden.collect::<Vec<_>>(), None, rounding)
 }
 
 impl Case for Experts {
@@ -84,24 +97,17 @@ impl Case for Experts {
     }
 
     fn bounds(&self) -> Vec<Bound> {
-        let k = self.spec.top_k;
-        let mut bounds = Vec::new();
-        for (x, logits) in self.x.chunks_exact(self.d()).zip(self.logits.chunks_exact(self.spec.n_experts)) {
-            let (mut ids, mut weights) = (vec![0; k], vec![0.0; k]);
-            ops::route::route_token(&self.spec, logits, None, &mut ids, &mut weights);
-            let weight_bounds = weight_bounds(&self.spec, logits, None);
-            let mut row = vec![0.0; self.d()];
-            for ((&id, &weight), weight_bound) in ids.iter().zip(&weights).zip(weight_bounds) {
-                let Bound::Within(weight_err) = weight_bound else { continue };
-                let weight = f64::from(weight.abs());
-                for (bound, (y, y_err)) in row.iter_mut().zip(self.expert(id as usize, x)) {
-                    let largest = (weight + weight_err) * (y.abs() + y_err);
-                    *bound += weight * y_err + weight_err * (y.abs() + y_err) + sum(k + 1) * largest + TINY;
-                }
-            }
-            bounds.extend(row.into_iter().map(Bound::Within));
+        let outputs = self.outputs(Rounding::Without);
+        with_margin_bounds(outputs.into_iter().map(|(_, error)| Bound::Within(error)).collect())
+    }
+
+    fn int8_bounds(&self) -> Vec<Bound> {
+        let matrices = || [&self.gate, &self.up, &self.down].into_iter().flatten();
+        if matrices().all(|w| w.format.block_len() == 1) {
+            return self.bounds();
         }
-        with_margin_bounds(bounds)
+        let [anywhere, formula] = [Rounding::Anywhere, Rounding::Formula].map(|rounding| self.outputs(rounding));
+        with_margin_bounds(int8::bounds(anywhere, formula))
     }
 
     fn parts(&self) -> Vec<Part<Self>> {
@@ -176,8 +182,42 @@ pub(super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
         not_finite(suite, &mut rng, shape);
     }
     for format in WeightFormat::ALL.into_iter().filter(|f| f.block_len() > 1) {
-        let n = format.block_len();
-        suite.check(&random(&mut rng, format, [3, 2, n, n], 3, 1));
+        blocks(suite, &mut rng, format);
+    }
+}
+
+/// Block-quantised experts for every number of rows (of large blocks, every third), also where an input or a scale is
+/// not finite.
+fn blocks<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, format: WeightFormat) {
+    let n = format.block_len();
+    for (i, n_rows) in N_ROWS.into_iter().enumerate() {
+        let turn = i + format as usize;
+        if n > 32 && !turn.is_multiple_of(3) && n_rows != 3 {
+            continue;
+        }
+        // Huge hidden rows overflow.
+        let data = Data::ALL[turn % Data::ALL.len()];
+        let data = if matches!(data, Data::Huge) { Data::Outlier } else { data };
+        let twice = |remainder| if turn % 4 == remainder { 2 * n } else { n };
+        let shape = [2, 1 + i % 2, twice(0), twice(3)];
+        let mut case = random(rng, format, shape, n_rows, i / 2 % 2);
+        // Files mix formats, and so does what is rounded.
+        let down = [None, Some(WeightFormat::Q8_0), None, Some(WeightFormat::F32)][i % 4];
+        for w in case.down.iter_mut().filter(|_| n_rows != 3) {
+            *w = down.map_or_else(|| w.clone(), |format| matrix(rng, format, shape[2], shape[3], Spread::Even));
+        }
+        case.x = data.rows(rng, n_rows, shape[2] / n, n);
+        case.data = format!("{data:?}, w_down {}, {}", case.down[0].format, case.data);
+        suite.check(&case);
+        if n_rows == 3 && format != WeightFormat::MXFP4 {
+            let [mut gate, mut down, mut x] = [(); 3].map(|()| case.clone());
+            gate.gate[0] = with_nan(&gate.gate[0], shape[3] / 2, shape[2] - 1);
+            suite.check(&Experts { data: "NaN in w_gate of expert 0".to_owned(), ..gate });
+            down.down[0] = with_nan(&down.down[0], shape[2] / 2, shape[3] - 1);
+            suite.check(&Experts { data: "NaN in w_down of expert 0".to_owned(), ..down });
+            x.x[shape[2]] = NON_FINITE[format as usize % 3];
+            suite.check(&Experts { data: format!("{} in x", x.x[shape[2]]), ..x });
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Owns the meaning of `HeadWeights`, written a second time: as dense logical matrices. Must not attend.
 
-use ops::{Device, DeviceError, HeadLayout, HeadSide, HeadWeights, WeightFormat, WeightMatrix};
+use ops::{Activations, Device, DeviceError, HeadLayout, HeadSide, HeadWeights, WeightFormat, WeightMatrix};
 
 use super::arithmetic::dot;
+use super::blocks::{Data, N_ROWS};
 use super::buffers::{input, output, read, with_margin_bounds};
 use super::case::{Case, Part, Suite};
+use super::int8::Factors;
 use super::random::{NON_FINITE, Random, Side, Spread};
 use super::report::Bound;
 use super::weights::{decoded, matrix, with_nan};
@@ -78,7 +80,7 @@ struct MatmulHeads {
     n_rows: usize,
     w: Heads,
     side: HeadSide,
-    data: &'static str,
+    data: String,
 }
 
 impl MatmulHeads {
@@ -86,6 +88,12 @@ impl MatmulHeads {
     fn widths(&self) -> (usize, usize) {
         let (outputs, inputs) = self.w.shape();
         if self.side == HeadSide::Apply { (inputs, outputs) } else { (outputs, inputs) }
+    }
+
+    /// What is multiplied, `[T · H][inputs]`.
+    fn inputs(&self) -> impl Iterator<Item = &[f32]> {
+        let (n_in, HeadLayout { head_dim, start, .. }) = (self.widths().0, self.x_layout);
+        self.x.chunks_exact(head_dim).map(move |x| &x[start..start + n_in])
     }
 }
 
@@ -113,8 +121,7 @@ impl Case for MatmulHeads {
         let ((n_in, n_out), (_, inputs)) = (self.widths(), self.w.shape());
         let logical = self.w.logical();
         let mut bounds = Vec::new();
-        for (i, x) in self.x.chunks_exact(self.x_layout.head_dim).enumerate() {
-            let x = &x[self.x_layout.start..][..n_in];
+        for (i, x) in self.inputs().enumerate() {
             let l = &logical[i % self.w.n_heads * n_in * n_out..][..n_in * n_out];
             for o in 0..n_out {
                 let weight =
@@ -123,6 +130,18 @@ impl Case for MatmulHeads {
             }
         }
         with_margin_bounds(bounds)
+    }
+
+    fn int8_bounds(&self) -> Vec<Bound> {
+        if self.w.transposed != (self.side == HeadSide::ApplyTransposed) {
+            return self.bounds();
+        }
+        let factors = Factors::new(&self.w.matrix);
+        let head = |(i, x): (usize, &[f32])| {
+            let first = i % self.w.n_heads * self.w.stride + self.w.start;
+            factors.bounds(first..first + self.w.rows, x, None, Activations::Int8)
+        };
+        with_margin_bounds(self.inputs().enumerate().flat_map(head).collect())
     }
 
     fn parts(&self) -> Vec<Part<Self>> {
@@ -164,6 +183,34 @@ pub(super) fn matmul_heads<D: Device>(suite: &mut Suite<'_, D>) {
         for w in [a, b, c, d] {
             sides(suite, &mut rng, &w);
         }
+        blocks(suite, &mut rng, format);
+    }
+}
+
+/// Stored rows against rounded inputs, and stored columns, for every number of rows.
+fn blocks<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, format: WeightFormat) {
+    let block = format.block_len();
+    for (i, n_rows) in N_ROWS.into_iter().enumerate() {
+        let (n_heads, n_blocks, rows) = (1 + i % 3, 1 + i % 2, [6, 9, 17, 32][i % 4]);
+        let data = Data::ALL[(i + format as usize) % Data::ALL.len()];
+        let matrix = matrix(rng, format, n_heads * (rows + 2), n_blocks * block, Spread::Even);
+        let w = Heads { matrix, n_heads, stride: rows + 2, start: i % 3, rows, transposed: i / 2 % 2 == 1 };
+        // Three calls in four multiply stored rows.
+        let transposes = w.transposed != (i % 4 == 3);
+        let side = if transposes { HeadSide::ApplyTransposed } else { HeadSide::Apply };
+        let x_layout = HeadLayout { n_heads, head_dim: 0, start: 0 };
+        let mut case = MatmulHeads { x: Vec::new(), x_layout, n_rows, w, side, data: format!("{data:?}") };
+        let n_in = case.widths().0;
+        // Stored columns take any number of inputs, so groups say nothing of those.
+        let (n_groups, group) = if n_in == n_blocks * block { (n_blocks, block) } else { (1, n_in) };
+        case.x_layout.head_dim = n_in;
+        case.x = data.rows(rng, n_rows * n_heads, n_groups, group);
+        suite.check(&case);
+        if matches!(n_rows, 3 | 4) {
+            let at = rng.below(case.x.len());
+            case.x[at] = NON_FINITE[format as usize % 3];
+            suite.check(&MatmulHeads { data: "one input not finite".to_owned(), ..case });
+        }
     }
 }
 
@@ -176,7 +223,7 @@ fn sides<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, w: &Heads) {
                 n_rows,
                 w: w.clone(),
                 side,
-                data: "finite",
+                data: "finite".to_owned(),
             };
             let mut case = case(before + case(0).widths().0 + after);
             let spread = Spread::ALL[(n_rows + i) % 3];
@@ -184,14 +231,14 @@ fn sides<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, w: &Heads) {
             suite.check(&case);
             if n_rows == 3 && w.matrix.format == WeightFormat::F32 {
                 for value in NON_FINITE {
-                    let mut spoiled = MatmulHeads { data: "one input not finite", ..case.clone() };
+                    let mut spoiled = MatmulHeads { data: "one input not finite".to_owned(), ..case.clone() };
                     let at = rng.below(spoiled.x.len());
                     spoiled.x[at] = value;
                     suite.check(&spoiled);
                 }
                 let (row, col) = (rng.below(w.matrix.rows), rng.below(w.matrix.cols));
                 let w = Heads { matrix: with_nan(&w.matrix, row, col), ..w.clone() };
-                suite.check(&MatmulHeads { w, data: "NaN weight", ..case });
+                suite.check(&MatmulHeads { w, data: "NaN weight".to_owned(), ..case });
             }
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! Owns y = x·Wᵀ (+ bias) in every weight format. Must not know which matrices a model has.
 
-use ops::{Device, DeviceError, WeightFormat, WeightMatrix};
+use ops::{Activations, Device, DeviceError, WeightFormat, WeightMatrix};
 
-use super::arithmetic::dot;
+use super::blocks;
 use super::buffers::{input, output, read, with_margin_bounds};
 use super::case::{Case, Part, Suite};
+use super::int8::Factors;
 use super::random::{NON_FINITE, Random, Side, Spread, places};
 use super::report::Bound;
-use super::weights::{decoded, matrix, plain, with_nan};
+use super::weights::{matrix, plain, with_nan};
 
 /// Widths around those of vector registers of 4 to 32 lanes, and of their double.
 const COLS: [usize; 20] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 127, 129];
@@ -17,12 +18,20 @@ const ROWS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33];
 const N_ROWS: [usize; 6] = [0, 1, 2, 3, 5, 17];
 
 #[derive(Clone)]
-struct Matmul {
-    x: Vec<f32>,
-    n_rows: usize,
-    w: WeightMatrix,
-    bias: Option<Vec<f32>>,
-    data: String,
+pub(super) struct Matmul {
+    pub(super) x: Vec<f32>,
+    pub(super) n_rows: usize,
+    pub(super) w: WeightMatrix,
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) data: String,
+}
+
+impl Matmul {
+    fn bounds_with(&self, activations: Activations) -> Vec<Bound> {
+        let factors = Factors::new(&self.w);
+        let row = |x| factors.bounds(0..self.w.rows, x, self.bias.as_deref(), activations);
+        with_margin_bounds(self.x.chunks_exact(self.w.cols).flat_map(row).collect())
+    }
 }
 
 impl Case for Matmul {
@@ -41,16 +50,11 @@ impl Case for Matmul {
     }
 
     fn bounds(&self) -> Vec<Bound> {
-        let cols = self.w.cols;
-        let weights = decoded(&self.w);
-        let mut bounds = Vec::new();
-        for x in self.x.chunks_exact(cols) {
-            for (r, w) in weights.chunks_exact(cols).enumerate() {
-                let bias = self.bias.as_ref().map_or(0.0, |b| f64::from(b[r]));
-                bounds.push(dot(x.iter().map(|v| f64::from(*v)), w.iter().copied(), cols, bias));
-            }
-        }
-        with_margin_bounds(bounds)
+        self.bounds_with(Activations::F32)
+    }
+
+    fn int8_bounds(&self) -> Vec<Bound> {
+        self.bounds_with(Activations::Int8)
     }
 
     fn parts(&self) -> Vec<Part<Self>> {
@@ -68,6 +72,7 @@ pub(super) fn matmul<D: Device>(suite: &mut Suite<'_, D>) {
     shapes(suite, &mut rng);
     large(suite, &mut rng);
     formats(suite, &mut rng);
+    blocks::matmul(suite);
     not_finite(suite, &mut rng);
 }
 

@@ -9,6 +9,7 @@
 
 mod arithmetic;
 mod attention;
+mod blocks;
 mod buffers;
 mod cache;
 mod case;
@@ -16,6 +17,7 @@ mod copies;
 mod experts;
 mod forms;
 mod heads;
+mod int8;
 mod linear;
 mod norms;
 mod position;

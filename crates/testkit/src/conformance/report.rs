@@ -14,6 +14,16 @@ pub enum Bound {
     Bits,
     /// At most this far; +0 and −0 are equal. Where the reference is not finite the value must be of the same class.
     Within(f64),
+    /// The device rounds activations to 8 bits. Where the reference is not finite the value must not be either, NaN or
+    /// infinity; elsewhere it must be finite.
+    Rounded {
+        /// At most this far from the reference.
+        reference: f64,
+        /// The result with activations rounded as [`ops::Activations::Int8`] says …
+        value: f64,
+        /// … and at most this far from that.
+        around: f64,
+    },
 }
 
 impl Bound {
@@ -23,11 +33,18 @@ impl Bound {
         let same = match self {
             Self::Bits => got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),
             Self::Within(_) => got == expected || got.is_nan() && expected.is_nan(),
+            Self::Rounded { .. } => !got.is_finite() && !expected.is_finite(),
         };
         match self {
             _ if same => 0.0,
             Self::Within(bound) if got.is_finite() && expected.is_finite() && bound > 0.0 => {
                 (f64::from(got) - f64::from(expected)).abs() / bound
+            }
+            Self::Rounded { reference, value, around }
+                if got.is_finite() && expected.is_finite() && around > 0.0 && (reference + around).is_finite() =>
+            {
+                let far = |from: f64, bound: f64| (f64::from(got) - from).abs() / bound;
+                far(expected.into(), reference).max(far(value, around))
             }
             _ => f64::INFINITY,
         }
@@ -81,6 +98,9 @@ impl fmt::Display for Mismatch {
         match bound {
             Bound::Bits => write!(f, ", must be equal")?,
             Bound::Within(bound) => write!(f, ", bound {bound:.1e}")?,
+            Bound::Rounded { reference, value, around } => {
+                write!(f, ", bound {reference:.1e}; with rounded activations {value:e}, bound {around:.1e}")?;
+            }
         }
         write!(f, "; {n_values} values differ")
     }

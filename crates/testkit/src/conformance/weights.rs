@@ -43,9 +43,21 @@ pub(super) fn with_nan(matrix: &WeightMatrix, row: usize, col: usize) -> WeightM
     };
     let at = block + scale_offsets(format).first().copied().unwrap_or(0);
     bytes[at..at + nan.len()].copy_from_slice(nan);
-    let mut spoiled = matrix.clone();
-    spoiled.bytes = bytes.into();
-    spoiled
+    with_bytes(matrix, bytes)
+}
+
+fn with_bytes(matrix: &WeightMatrix, bytes: Vec<u8>) -> WeightMatrix {
+    let mut other = matrix.clone();
+    other.bytes = bytes.into();
+    other
+}
+
+/// The matrix with another half-precision number at byte `at` of the block of row `row` that holds column `col`.
+pub(super) fn with_half(matrix: &WeightMatrix, row: usize, col: usize, at: usize, half: f32) -> WeightMatrix {
+    let start = matrix.row_bytes() * row + col / matrix.format.block_len() * matrix.format.block_bytes() + at;
+    let mut bytes = matrix.bytes.to_vec();
+    WeightFormat::F16.encode(&[half], &mut bytes[start..start + 2]);
+    with_bytes(matrix, bytes)
 }
 
 /// All weights, decoded, `[rows, cols]`.
@@ -59,8 +71,24 @@ pub(super) fn decoded(matrix: &WeightMatrix) -> Vec<f64> {
     all
 }
 
+/// What each weight is with code 0, in the formats that add an offset to scale·code.
+pub(super) fn offsets(matrix: &WeightMatrix) -> Option<Vec<f64>> {
+    let codes = match matrix.format {
+        WeightFormat::Q4_1 | WeightFormat::Q5_1 => 4..matrix.format.block_bytes(),
+        WeightFormat::Q4_K | WeightFormat::Q5_K => 16..matrix.format.block_bytes(),
+        // The scales lie behind the codes.
+        WeightFormat::Q2_K => 16..80,
+        _ => return None,
+    };
+    let mut bytes = matrix.bytes.to_vec();
+    for block in bytes.chunks_exact_mut(matrix.format.block_bytes()) {
+        block[codes.clone()].fill(0);
+    }
+    Some(decoded(&with_bytes(matrix, bytes)))
+}
+
 /// Where a block's half-precision scales lie.
-fn scale_offsets(format: WeightFormat) -> &'static [usize] {
+pub(super) fn scale_offsets(format: WeightFormat) -> &'static [usize] {
     match format {
         WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 | WeightFormat::F8_E4M3 | WeightFormat::MXFP4 => &[],
         WeightFormat::Q4_0 | WeightFormat::Q5_0 | WeightFormat::Q8_0 | WeightFormat::IQ4_NL | WeightFormat::IQ4_XS => {
@@ -86,7 +114,17 @@ fn largest_code(format: WeightFormat) -> f32 {
 /// Random codes; scales such that weights stay within ±1, some of them subnormal.
 fn blocks(rng: &mut Random, format: WeightFormat, rows: usize, cols: usize) -> WeightMatrix {
     let n_bytes = rows * format.row_bytes(cols).expect("whole blocks");
-    let mut bytes: Vec<u8> = (0..n_bytes).map(|_| rng.bits() as u8).collect();
+    let bytes = (0..n_bytes).map(|_| rng.bits() as u8).collect();
+    with_scales(rng, format, rows, cols, bytes)
+}
+
+/// A matrix of blocks whose bytes are all the same, but for the scales: those are as ever.
+pub(super) fn uniform(rng: &mut Random, format: WeightFormat, rows: usize, cols: usize, byte: u8) -> WeightMatrix {
+    let bytes = vec![byte; rows * format.row_bytes(cols).expect("whole blocks")];
+    with_scales(rng, format, rows, cols, bytes)
+}
+
+fn with_scales(rng: &mut Random, format: WeightFormat, rows: usize, cols: usize, mut bytes: Vec<u8>) -> WeightMatrix {
     for block in bytes.chunks_exact_mut(format.block_bytes()) {
         if format == WeightFormat::MXFP4 {
             block[0] = 114 + rng.below(11) as u8;

@@ -19,6 +19,11 @@ fn naive_conforms() {
 }
 
 #[test]
+fn naive_with_rounded_activations_conforms() {
+    assert_conforms(&naive::Naive { int8: true, ..naive::Naive::default() });
+}
+
+#[test]
 fn absorbed_and_expanded_agree() {
     let report = forms_agree();
     println!("{report}");

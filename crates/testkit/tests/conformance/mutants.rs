@@ -72,6 +72,15 @@ pub(crate) enum Fault {
     LastChoiceDropped,
     GateIsUp,
     RoutesOfFirstToken,
+    RoundsUnsaid,
+    SevenBits,
+    ZeroPointMissing,
+    OffsetMissing,
+    ScaleOfNeighbour,
+    PairsSaturate,
+    NanSwallowed,
+    SmallGroupsDropped,
+    StoredColumnsRounded,
 }
 
 /// Every fault with the operations that must find it, each on its own.
@@ -144,12 +153,42 @@ const FAULTS: [(Fault, &[Operation]); 61] = {
     ]
 };
 
+/// Faults of a device that rounds activations to 8 bits.
+const INT8_FAULTS: [(Fault, &[Operation]); 11] = {
+    use Fault as F;
+    use Operation as O;
+    const PRODUCTS: &[Operation] = &[O::Matmul, O::MatmulHeads, O::Experts];
+    [
+        (F::RoundsUnsaid, PRODUCTS),
+        (F::SevenBits, PRODUCTS),
+        (F::ZeroPointMissing, PRODUCTS),
+        (F::OffsetMissing, PRODUCTS),
+        (F::ScaleOfNeighbour, PRODUCTS),
+        (F::PairsSaturate, PRODUCTS),
+        (F::NanSwallowed, PRODUCTS),
+        (F::SmallGroupsDropped, PRODUCTS),
+        (F::StoredColumnsRounded, &[O::MatmulHeads]),
+        (F::NotRepeatable, &[O::Matmul]),
+        (F::BiasMissing, &[O::Matmul]),
+    ]
+};
+
 #[test]
 fn every_fault_is_found() {
+    all_found(&FAULTS, false);
+}
+
+#[test]
+fn every_fault_of_rounded_activations_is_found() {
+    all_found(&INT8_FAULTS, true);
+}
+
+#[expect(clippy::print_stdout, reason = "what found a fault is worth a look when a test fails")]
+fn all_found(faults: &[(Fault, &[Operation])], int8: bool) {
     let mut missed = Vec::new();
-    for (fault, operations) in FAULTS {
+    for &(fault, operations) in faults {
         for &operation in operations {
-            match first_mismatch(&Naive { fault: Some(fault), ..Naive::default() }, operation) {
+            match first_mismatch(&Naive { fault: Some(fault), int8, ..Naive::default() }, operation) {
                 Some(mismatch) => println!("{fault:?}: {mismatch}"),
                 None => missed.push((fault, operation)),
             }

@@ -6,12 +6,13 @@
 //! mistake that a real device could make; without a fault the device is right.
 
 mod arithmetic;
+mod int8;
 
 use std::sync::atomic::AtomicU32;
 
 use ops::{
-    AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RopePairing, RopeTable, RouterSpec, WeightMatrix,
+    Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
+    HeadSide, HeadWeights, NormLayout, RopePairing, RopeTable, RouterSpec, WeightFormat, WeightMatrix,
 };
 
 use crate::mutants::Fault;
@@ -20,6 +21,8 @@ use crate::mutants::Fault;
 #[derive(Debug, Default)]
 pub(crate) struct Naive {
     pub(crate) fault: Option<Fault>,
+    /// Whether activations are rounded to 8 bits before block-quantised weights.
+    pub(crate) int8: bool,
     /// Calls so far, for the faults that depend on them.
     pub(crate) n_calls: AtomicU32,
 }
@@ -30,6 +33,9 @@ pub(crate) struct Matrix {
     rows: usize,
     cols: usize,
     values: Vec<f32>,
+    /// Weights of a stored block that lie beside each other along a row, and along a column.
+    block: [usize; 2],
+    is_q8_0: bool,
 }
 
 /// Rows of all layers, as they are read back.
@@ -50,6 +56,10 @@ impl Device for Naive {
     type Cache = Cache;
     type Routes = Routes;
 
+    fn activations(&self) -> Activations {
+        if self.int8 && !self.has(Fault::RoundsUnsaid) { Activations::Int8 } else { Activations::F32 }
+    }
+
     fn upload(&self, weight: &WeightMatrix) -> Result<Matrix, DeviceError> {
         let (rows, cols) = (weight.rows, weight.cols);
         let mut values = vec![0.0; rows * cols];
@@ -59,7 +69,16 @@ impl Device for Naive {
                 false => weight.decode_row(r, row),
             }
         }
-        Ok(Matrix { rows, cols, values })
+        Ok(self.uploaded(
+            weight,
+            Matrix {
+                rows,
+                cols,
+                values,
+                block: [weight.format.block_len(), 1],
+                is_q8_0: weight.format == WeightFormat::Q8_0,
+            },
+        ))
     }
 
     fn alloc(&self, len: usize) -> Result<Vec<f32>, DeviceError> {
@@ -129,13 +148,18 @@ impl Device for Naive {
         let n_rows = if self.has(Fault::LastRowSkipped) && n_rows > 1 { n_rows - 1 } else { n_rows };
         let split = self.has(Fault::OrderByBatch) && n_rows > 2;
         for t in (0..n_rows).rev() {
+            let rounded = self.rounds(w).then(|| self.apply_int8(w, &x[t * w.cols..]));
             for r in 0..w.rows {
                 let (x, w_row) = (&x[t * w.cols..(t + 1) * w.cols], &w.values[r * w.cols..(r + 1) * w.cols]);
                 let bias = if self.has(Fault::BiasMissing) { None } else { bias };
                 let start = bias.map_or(0.0, |b| b[r]);
                 let middle = if split { w.cols / 2 } else { 0 };
-                let sum =
-                    self.dot(&x[middle..], &w_row[middle..], start) + self.dot(&x[..middle], &w_row[..middle], 0.0);
+                let sum = match &rounded {
+                    Some(y) => y[r] + start,
+                    None => {
+                        self.dot(&x[middle..], &w_row[middle..], start) + self.dot(&x[..middle], &w_row[..middle], 0.0)
+                    }
+                };
                 let o = &mut out[t * w.rows + r];
                 *o = if self.has(Fault::Accumulates) { *o + sum } else { sum };
             }
@@ -239,10 +263,10 @@ impl Device for Naive {
         for h in 0..n_heads {
             let (w_uk, w_uv) = (self.logical(args.w_uk, h), self.logical(args.w_uv, h));
             self.for_each_row((args.cache, args.layer), (args.spans, args.block_tables), |t, rows, n| {
-                let values: Vec<Vec<f32>> = rows.iter().map(|row| self.apply(&w_uv, row)).collect();
+                let values: Vec<Vec<f32>> = rows.iter().map(|row| self.apply_f32(&w_uv, row)).collect();
                 let (q_nope, q_pe) = args.q[(t * n_heads + h) * head_dim..][..head_dim].split_at(nope);
                 let score = |s: usize| {
-                    let nope = self.dot(q_nope, &self.apply(&w_uk, rows[s]), 0.0);
+                    let nope = self.dot(q_nope, &self.apply_f32(&w_uk, rows[s]), 0.0);
                     args.scale * (nope + self.dot(q_pe, &rows[s][c..], 0.0))
                 };
                 self.attend((rows.len(), n), score, |s| &values[s], &mut out[(t * n_heads + h) * v_dim..][..v_dim]);

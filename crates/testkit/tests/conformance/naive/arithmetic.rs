@@ -33,6 +33,11 @@ impl Naive {
 
     /// W·x for the matrix' width of leading values.
     pub(super) fn apply(&self, w: &Matrix, x: &[f32]) -> Vec<f32> {
+        if self.rounds(w) { self.apply_int8(w, x) } else { self.apply_f32(w, x) }
+    }
+
+    /// W·x of numbers as they are.
+    pub(super) fn apply_f32(&self, w: &Matrix, x: &[f32]) -> Vec<f32> {
         w.values.chunks_exact(w.cols).map(|row| self.dot(&x[..w.cols], row, 0.0)).collect()
     }
 
@@ -41,7 +46,7 @@ impl Naive {
         let start = if self.has(Fault::HeadStartIgnored) { 0 } else { w.head_start };
         let cols = w.weight.cols;
         let values = w.weight.values[(h * w.head_stride + start) * cols..][..w.head_rows * cols].to_vec();
-        let stored = Matrix { rows: w.head_rows, cols, values };
+        let stored = Matrix { rows: w.head_rows, values, ..w.weight };
         if w.transposed { self.transposed(&stored, Fault::TransposeIgnored) } else { stored }
     }
 
@@ -51,7 +56,8 @@ impl Naive {
             true => w.values.clone(),
             false => (0..w.cols).flat_map(|c| (0..w.rows).map(move |r| w.values[r * w.cols + c])).collect(),
         };
-        Matrix { rows: w.cols, cols: w.rows, values }
+        let [along_row, along_col] = w.block;
+        Matrix { rows: w.cols, cols: w.rows, values, block: [along_col, along_row], ..*w }
     }
 
     pub(super) fn normalised(&self, x: &[f32], w: &[f32], eps: f32) -> Vec<f32> {
