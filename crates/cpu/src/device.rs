@@ -5,18 +5,20 @@
 
 mod attention;
 mod experts;
+mod products;
 
 use ops::{
-    AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token, zeroed,
+    Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
+    HeadSide, HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token, zeroed,
 };
 
 use crate::cache::Cache;
 use crate::kernel::dot::dots;
-use crate::kernel::matmul::{Inputs, MatMul, MatMulTransposed, Outputs, PANEL};
+use crate::kernel::matmul::{Inputs, MatMulTransposed, Outputs};
 use crate::level::{Kernel, Level, Simd};
 use crate::pool::{Pool, shared};
 use crate::scratch::Scratch;
+use products::{IntScratch, Part, Rows, Source};
 
 /// Values below which splitting costs more than it saves.
 const SPLIT_MIN: usize = 1 << 14;
@@ -24,11 +26,13 @@ const SPLIT_MIN: usize = 1 << 14;
 /// This machine's processor.
 pub struct Cpu {
     level: Level,
+    activations: Activations,
     pool: Pool,
     /// One piece per worker.
-    scratch: Scratch,
+    scratch: Scratch<f32>,
     /// Pieces for an operation's own use: the hidden rows and the outputs of experts.
-    shared_scratch: Scratch,
+    shared_scratch: Scratch<f32>,
+    int_scratch: IntScratch,
 }
 
 /// Chosen experts, `top_k` per token.
@@ -48,12 +52,25 @@ impl Cpu {
         Self::with(Level::detect(), n_threads)
     }
 
-    /// The processor at a given level with a given number of threads.
+    /// The processor at a given level with a given number of threads, which keeps activations as they are.
     #[must_use]
     pub fn with(level: Level, n_threads: usize) -> Self {
         let pool = Pool::new(n_threads);
-        let scratch = Scratch::new(pool.n_threads());
-        Self { level, pool, scratch, shared_scratch: Scratch::new(2) }
+        let n_threads = pool.n_threads();
+        Self {
+            level,
+            activations: Activations::F32,
+            pool,
+            scratch: Scratch::new(n_threads, 0.0),
+            shared_scratch: Scratch::new(2, 0.0),
+            int_scratch: IntScratch::new(n_threads),
+        }
+    }
+
+    /// The same with another precision of activations.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Self {
+        Self { activations, ..self }
     }
 
     /// The level that kernels run at.
@@ -66,20 +83,6 @@ impl Cpu {
     #[must_use]
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()
-    }
-
-    /// One weight matrix with some inputs, its rows split over the threads.
-    fn multiply(&self, w: &WeightMatrix, bias: Option<&[f32]>, x: Inputs<'_>, out: Outputs<'_>) {
-        if x.n == 0 {
-            return;
-        }
-        let n_panels = w.rows.div_ceil(PANEL);
-        self.pool.split(n_panels, &|worker, panels| {
-            let w_rows = panels.start * PANEL..(panels.end * PANEL).min(w.rows);
-            self.scratch.lend(worker, PANEL * w.cols, |panel| {
-                self.level.run(MatMul { w, w_rows, first: 0, bias, x, out, panel });
-            });
-        });
     }
 }
 
@@ -123,6 +126,10 @@ impl Device for Cpu {
     type Weight = WeightMatrix;
     type Cache = Cache;
     type Routes = Routes;
+
+    fn activations(&self) -> Activations {
+        self.activations
+    }
 
     fn upload(&self, weight: &WeightMatrix) -> Result<WeightMatrix, DeviceError> {
         Ok(weight.clone())
@@ -188,9 +195,9 @@ impl Device for Cpu {
     }
 
     fn matmul(&self, x: &Vec<f32>, n_rows: usize, w: &WeightMatrix, bias: Option<&Vec<f32>>, out: &mut Vec<f32>) {
-        let x = Inputs { values: x, stride: w.cols, start: 0, picks: None, n: n_rows };
+        let source = Source { values: x, stride: w.cols, n: n_rows, cols: w.cols };
         let out = Outputs { values: shared(out), stride: w.rows, start: 0, places: None };
-        self.multiply(w, bias.map(Vec::as_slice), x, out);
+        self.round(source, &[w], |x| self.whole(w, bias.map(Vec::as_slice), x, out));
     }
 
     fn matmul_heads(
@@ -204,23 +211,36 @@ impl Device for Cpu {
     ) {
         assert_eq!(x_layout.n_heads, w.n_heads);
         let transposed = w.transposed != (side == HeadSide::ApplyTransposed);
+        let HeadLayout { n_heads, head_dim, start } = x_layout;
         let cols = w.weight.cols;
         let n_out = if transposed { cols } else { w.head_rows };
         let out = shared(out);
-        self.pool.split(if n_rows == 0 { 0 } else { w.n_heads }, &|worker, heads| {
-            for h in heads {
-                let stride = x_layout.n_heads * x_layout.head_dim;
-                let start = h * x_layout.head_dim + x_layout.start;
-                let x = Inputs { values: x, stride, start, picks: None, n: n_rows };
-                let out = Outputs { values: out, stride: w.n_heads * n_out, start: h * n_out, places: None };
-                let first = h * w.head_stride + w.head_start;
-                let (w, w_rows) = (&w.weight, first..first + w.head_rows);
-                let len = cols * PANEL.max(1 + n_rows);
-                self.scratch.lend(worker, len, |scratch| match transposed {
-                    true => self.level.run(MatMulTransposed { w, w_rows, x, out, scratch }),
-                    false => self.level.run(MatMul { w, w_rows, first, bias: None, x, out, panel: scratch }),
-                });
-            }
+        let head_out = |h: usize| Outputs { values: out, stride: n_heads * n_out, start: h * n_out, places: None };
+        let head_rows = |h: usize| {
+            let first = h * w.head_stride + w.head_start;
+            first..first + w.head_rows
+        };
+        if transposed {
+            return self.pool.split(if n_rows == 0 { 0 } else { n_heads }, &|worker, heads| {
+                for h in heads {
+                    let (stride, start) = (n_heads * head_dim, h * head_dim + start);
+                    let x = Inputs { values: x, stride, start, picks: None, n: n_rows };
+                    let (w, w_rows, out) = (&w.weight, head_rows(h), head_out(h));
+                    self.scratch.lend(worker, cols * (1 + n_rows), |scratch| {
+                        self.level.run(MatMulTransposed { w, w_rows, x, out, scratch });
+                    });
+                }
+            });
+        }
+        let source = Source { values: &x[start.min(x.len())..], stride: head_dim, n: n_rows * n_heads, cols };
+        self.round(source, &[&w.weight], |x| {
+            self.pool.split(if n_rows == 0 { 0 } else { n_heads }, &|worker, heads| {
+                for h in heads {
+                    let (w, w_rows, first) = (&w.weight, head_rows(h), head_rows(h).start);
+                    let rows = Rows { first: h, stride: n_heads, picks: None, n: n_rows };
+                    self.part(worker, Part { w, w_rows, first, bias: None, out: head_out(h) }, x, rows);
+                }
+            });
         });
     }
 

@@ -4,4 +4,5 @@
 
 pub(crate) mod attention;
 pub(crate) mod dot;
+pub(crate) mod int;
 pub(crate) mod matmul;

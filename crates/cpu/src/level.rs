@@ -182,6 +182,14 @@ pub(crate) trait Simd: Copy {
     fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `byte << 4` for bytes below 16.
+    fn shl4(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// The bytes as thirty-two i16.
+    fn as_i16(self, bytes: Self::Bytes) -> Self::I16;
+    /// The bytes as sixteen f32.
+    fn as_f32(self, bytes: Self::Bytes) -> Self::F32;
+    /// Four times eight i16 as bytes.
+    fn join_i16x8(self, parts: [Self::I16x8; 4]) -> Self::Bytes;
     /// `(byte >> A) & mask` in the first half, `(byte >> B) & mask` in the second.
     fn shr_and<const A: u32, const B: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
     /// `mask` where a half's bit of the byte is set, else 0: bit `A` in the first half, `B` in the second.
@@ -192,7 +200,9 @@ pub(crate) trait Simd: Copy {
     fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes;
     /// acc + scale · Σ w·x over the four bytes of each lane: w below 64, x signed above −128.
     fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;
-    /// As [`Simd::dot_scaled`] without scale, for w of all 256 values with [`Simd::BIAS`] added.
+    /// As [`Simd::dot_scaled`] without scale.
+    fn dot_codes(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+    /// The same for w of all 256 values with [`Simd::BIAS`] added.
     fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
     /// As [`Simd::dot_wide`] with a scale.
     fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;

@@ -34,15 +34,15 @@ struct Shared {
 }
 
 /// The start of a buffer that `split_rows` cuts into parts.
-struct Start(*mut f32);
+struct Start<T>(*mut T);
 
-// SAFETY: threads reach the buffer only through parts that do not overlap.
-unsafe impl Sync for Start {}
+// SAFETY: threads reach the buffer only through parts that do not overlap, and what lies in it may change threads.
+unsafe impl<T: Send> Sync for Start<T> {}
 
-impl Start {
+impl<T> Start<T> {
     /// # Safety
     /// `offset` lies inside the buffer, or at its end.
-    unsafe fn at(&self, offset: usize) -> *mut f32 {
+    unsafe fn at(&self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }
@@ -137,12 +137,12 @@ impl Pool {
     ///
     /// # Panics
     /// If `values` is shorter than that
-    pub fn split_rows(
+    pub fn split_rows<T: Send>(
         &self,
-        values: &mut [f32],
+        values: &mut [T],
         n: usize,
         row_len: usize,
-        job: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+        job: &(dyn Fn(usize, usize, &mut [T]) + Sync),
     ) {
         let start = Start(values[..n * row_len].as_mut_ptr());
         self.split(n, &|worker, rows| {

@@ -5,19 +5,23 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// Grow-only buffers.
-pub(crate) struct Scratch(Vec<Mutex<Vec<f32>>>);
+/// Grow-only buffers of T.
+pub(crate) struct Scratch<T> {
+    pieces: Vec<Mutex<Vec<T>>>,
+    /// What fresh memory holds.
+    empty: T,
+}
 
-impl Scratch {
-    pub(crate) fn new(n: usize) -> Self {
-        Self((0..n).map(|_| Mutex::new(Vec::new())).collect())
+impl<T: Copy> Scratch<T> {
+    pub(crate) fn new(n: usize, empty: T) -> Self {
+        Self { pieces: (0..n).map(|_| Mutex::new(Vec::new())).collect(), empty }
     }
 
     /// Lends `len` values of piece `i`, whose content is left over from earlier use.
-    pub(crate) fn lend<R>(&self, i: usize, len: usize, user: impl FnOnce(&mut [f32]) -> R) -> R {
-        let mut buffer = self.0[i].lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn lend<R>(&self, i: usize, len: usize, user: impl FnOnce(&mut [T]) -> R) -> R {
+        let mut buffer = self.pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
         if buffer.len() < len {
-            buffer.resize(len, 0.0);
+            buffer.resize(len, self.empty);
         }
         user(&mut buffer[..len])
     }

@@ -2,6 +2,7 @@
 //! oracle models in both forms of latent attention.
 
 use cpu::{Cpu, Level};
+use ops::Activations;
 
 use testkit::conformance::assert_conforms;
 use testkit::oracle::{Form, LOGIT_TOLERANCE, compare, fixtures, oracles, switches};
@@ -10,13 +11,15 @@ use testkit::oracle::{Form, LOGIT_TOLERANCE, compare, fixtures, oracles, switche
 fn every_level_conforms() {
     for level in Level::available() {
         println!("{}", level.name());
-        assert_conforms(&Cpu::with(level, 1));
+        for activations in [Activations::F32, Activations::Int8] {
+            assert_conforms(&Cpu::with(level, 1).with_activations(activations));
+        }
     }
 }
 
 #[test]
 fn threads_conform() {
-    assert_conforms(&Cpu::with(Level::detect(), 3));
+    assert_conforms(&Cpu::with(Level::detect(), 3).with_activations(Activations::Int8));
 }
 
 #[test]

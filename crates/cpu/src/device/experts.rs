@@ -7,8 +7,10 @@ use std::ops::Range;
 
 use ops::{ExpertWeights, WeightMatrix};
 
+use super::products::{Part, Rounded, Rows, Source};
 use super::{Cpu, Routes, silu};
-use crate::kernel::matmul::{Inputs, MatMul, Outputs, PANEL};
+use crate::kernel::int::UNIT;
+use crate::kernel::matmul::Outputs;
 use crate::pool::{Shared32, shared};
 
 /// Picks of one expert: positions in the routes, all with the same id.
@@ -28,29 +30,28 @@ pub(super) fn run(
     let (Some(gate), Some(down)) = (w.w_gate.first(), w.w_down.first()) else { return };
     let (d, width, n_picks) = (gate.cols, gate.rows, n_rows * routes.top_k);
     assert_eq!((down.rows, down.cols), (d, width));
+    let (some_gate, some_up, some_down) = (&w.w_gate[0], &w.w_up[0], &w.w_down[0]);
     cpu.shared_scratch.lend(0, 2 * n_picks * width, |hidden| {
         let (gate, up) = hidden.split_at_mut(n_picks * width);
-        {
+        cpu.round(Source { values: x, stride: d, n: n_rows, cols: d }, &[some_gate, some_up], |x| {
             let (gate, up) = (shared(gate), shared(up));
-            each_panel(cpu, routes, n_picks, width.div_ceil(PANEL), &|worker, expert, picks, panels| {
-                let inputs =
-                    Inputs { values: x, stride: d, start: 0, picks: Some((picks, routes.top_k)), n: picks.len() };
-                part(cpu, worker, &w.w_gate[expert], &panels, inputs, gate, picks);
-                part(cpu, worker, &w.w_up[expert], &panels, inputs, up, picks);
+            each_unit(cpu, routes, n_picks, width.div_ceil(UNIT), &|worker, expert, picks, units| {
+                let rows = Rows { first: 0, stride: 1, picks: Some((picks, routes.top_k)), n: picks.len() };
+                part(cpu, worker, &w.w_gate[expert], &units, x, rows, gate, picks);
+                part(cpu, worker, &w.w_up[expert], &units, x, rows, up, picks);
             });
-        }
+        });
         cpu.pool.split_rows(gate, n_picks, width, &|_, first, gate| {
             gate.iter_mut().zip(&up[first * width..]).for_each(|(g, u)| *g = silu(*g) * u);
         });
         cpu.shared_scratch.lend(1, n_picks * d, |y| {
-            {
+            cpu.round(Source { values: gate, stride: width, n: n_picks, cols: width }, &[some_down], |x| {
                 let y = shared(y);
-                each_panel(cpu, routes, n_picks, d.div_ceil(PANEL), &|worker, expert, picks, panels| {
-                    let inputs =
-                        Inputs { values: gate, stride: width, start: 0, picks: Some((picks, 1)), n: picks.len() };
-                    part(cpu, worker, &w.w_down[expert], &panels, inputs, y, picks);
+                each_unit(cpu, routes, n_picks, d.div_ceil(UNIT), &|worker, expert, picks, units| {
+                    let rows = Rows { first: 0, stride: 1, picks: Some((picks, 1)), n: picks.len() };
+                    part(cpu, worker, &w.w_down[expert], &units, x, rows, y, picks);
                 });
-            }
+            });
             cpu.pool.split_rows(out, n_rows, d, &|_, first, out| {
                 for (t, out) in out.chunks_exact_mut(d).enumerate() {
                     let picks = (first + t) * routes.top_k..(first + t + 1) * routes.top_k;
@@ -65,43 +66,42 @@ pub(super) fn run(
     });
 }
 
-/// `job(worker, expert, its picks, some of its panels)`
-type PanelJob<'a> = &'a (dyn Fn(usize, usize, &[u32], Range<usize>) + Sync);
+/// `job(worker, expert, its picks, some of its units)`
+type UnitJob<'a> = &'a (dyn Fn(usize, usize, &[u32], Range<usize>) + Sync);
 
-/// Calls `job(worker, expert, its picks, some of its panels)`: all experts' panels, weighted by their picks, in one
-/// line that is cut evenly.
-fn each_panel(cpu: &Cpu, routes: &Routes, n_picks: usize, n_panels: usize, job: PanelJob<'_>) {
-    // A panel costs its decoding, about as much as one pick, and its picks.
+/// All experts' units of weight rows, weighted by their picks, in one line that is cut evenly.
+fn each_unit(cpu: &Cpu, routes: &Routes, n_picks: usize, n_units: usize, job: UnitJob<'_>) {
+    // A unit costs its unpacking, about as much as one pick, and its picks.
     let cost = |picks: &[u32]| 1 + picks.len();
-    let total: usize = groups(routes, n_picks).map(|picks| n_panels * cost(picks)).sum();
+    let total: usize = groups(routes, n_picks).map(|picks| n_units * cost(picks)).sum();
     cpu.pool.split(total, &|worker, line| {
         let mut at = 0;
         for picks in groups(routes, n_picks) {
             let (start, cost) = (at, cost(picks));
-            at += n_panels * cost;
-            // A panel belongs to the part of the line that holds its beginning.
-            let panel = |place: usize| place.saturating_sub(start).div_ceil(cost).min(n_panels);
-            let panels = panel(line.start)..panel(line.end);
-            if !panels.is_empty() {
-                job(worker, routes.ids[picks[0] as usize] as usize, picks, panels);
+            at += n_units * cost;
+            // A unit belongs to the part of the line that holds its beginning.
+            let unit = |place: usize| place.saturating_sub(start).div_ceil(cost).min(n_units);
+            let units = unit(line.start)..unit(line.end);
+            if !units.is_empty() {
+                job(worker, routes.ids[picks[0] as usize] as usize, picks, units);
             }
         }
     });
 }
 
-/// Some panels of one expert's matrix with its picks; the result of each pick goes to the pick's own row.
+/// Some units of one expert's matrix with its picks; the result of each pick goes to the pick's own row.
+#[expect(clippy::too_many_arguments, reason = "one private call three times, all arguments distinct in type")]
 fn part(
     cpu: &Cpu,
     worker: usize,
     w: &WeightMatrix,
-    panels: &Range<usize>,
-    x: Inputs<'_>,
+    units: &Range<usize>,
+    x: &Rounded<'_>,
+    rows: Rows<'_>,
     out: &[Shared32],
     picks: &[u32],
 ) {
-    let w_rows = panels.start * PANEL..(panels.end * PANEL).min(w.rows);
+    let w_rows = units.start * UNIT..(units.end * UNIT).min(w.rows);
     let out = Outputs { values: out, stride: w.rows, start: 0, places: Some(picks) };
-    cpu.scratch.lend(worker, PANEL * w.cols, |panel| {
-        cpu.level.run(MatMul { w, w_rows, first: 0, bias: None, x, out, panel });
-    });
+    cpu.part(worker, Part { w, w_rows, first: 0, bias: None, out }, x, rows);
 }

@@ -49,7 +49,7 @@ pub(crate) struct Outputs<'a> {
 
 impl Outputs<'_> {
     #[inline(always)]
-    fn set(&self, i: usize, r: usize, value: f32) {
+    pub(crate) fn set(&self, i: usize, r: usize, value: f32) {
         let place = self.places.map_or(i, |places| places[i] as usize);
         self.values[place * self.stride + self.start + r].set(value);
     }

@@ -303,6 +303,22 @@ impl Simd for Avx2 {
         each(a, b, |a, b| op!(_mm256_xor_si256(a, b)))
     }
     #[inline(always)]
+    fn shl4(self, bytes: Self::Bytes) -> Self::Bytes {
+        bytes.map(|bytes| op!(_mm256_slli_epi16::<4>(bytes)))
+    }
+    #[inline(always)]
+    fn as_i16(self, bytes: Self::Bytes) -> Self::I16 {
+        bytes
+    }
+    #[inline(always)]
+    fn as_f32(self, bytes: Self::Bytes) -> Self::F32 {
+        bytes.map(|bytes| op!(_mm256_castsi256_ps(bytes)))
+    }
+    #[inline(always)]
+    fn join_i16x8(self, [a, b, c, d]: [__m128i; 4]) -> Self::Bytes {
+        op!([_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)])
+    }
+    #[inline(always)]
     fn shr_and<const A: u32, const B: u32>(self, [a, b]: Self::Bytes, mask: u8) -> Self::Bytes {
         [shr::<A>(a, mask), shr::<B>(b, mask)]
     }
@@ -329,6 +345,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
         from_fn(|i| add_pairs(acc[i], pairs(w[i], x[i]), scale[i]))
+    }
+    #[inline(always)]
+    fn dot_codes(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
+        self.dot_scaled(acc, w, x, self.splat_i16(1))
     }
     #[inline(always)]
     fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {

@@ -287,6 +287,22 @@ impl Simd for Avx512 {
         op!(_mm512_xor_si512(a, b))
     }
     #[inline(always)]
+    fn shl4(self, bytes: __m512i) -> __m512i {
+        op!(_mm512_slli_epi16::<4>(bytes))
+    }
+    #[inline(always)]
+    fn as_i16(self, bytes: __m512i) -> __m512i {
+        bytes
+    }
+    #[inline(always)]
+    fn as_f32(self, bytes: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(bytes))
+    }
+    #[inline(always)]
+    fn join_i16x8(self, [a, b, c, d]: [__m128i; 4]) -> __m512i {
+        op!(join(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)))
+    }
+    #[inline(always)]
     fn shr_and<const A: u32, const B: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
         op!({
             let shifted = match A == B {
@@ -315,6 +331,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn dot_scaled(self, acc: __m512i, w: __m512i, x: __m512i, scale: __m512i) -> __m512i {
         op!(_mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(w, x), scale))
+    }
+    #[inline(always)]
+    fn dot_codes(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        fours(acc, w, x)
     }
     #[inline(always)]
     fn dot_wide(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {

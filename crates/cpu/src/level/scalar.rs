@@ -190,6 +190,22 @@ impl Simd for Scalar {
         from_fn(|i| a[i] ^ b[i])
     }
     #[inline(always)]
+    fn shl4(self, bytes: [u8; 64]) -> [u8; 64] {
+        bytes.map(|byte| byte << 4)
+    }
+    #[inline(always)]
+    fn as_i16(self, bytes: [u8; 64]) -> [i16; 2 * LANES] {
+        from_fn(|i| i16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
+    }
+    #[inline(always)]
+    fn as_f32(self, bytes: [u8; 64]) -> [f32; LANES] {
+        from_fn(|i| f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn join_i16x8(self, parts: [[i16; 8]; 4]) -> [u8; 64] {
+        from_fn(|i| parts[i / 16][i % 16 / 2].to_le_bytes()[i % 2])
+    }
+    #[inline(always)]
     fn shr_and<const A: u32, const B: u32>(self, bytes: [u8; 64], mask: u8) -> [u8; 64] {
         halves::<A, B>(bytes, |byte, shift| byte >> shift & mask)
     }
@@ -209,6 +225,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn dot_scaled(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64], scale: [i16; 2 * LANES]) -> [i32; LANES] {
         from_fn(|i| acc[i] + i32::from(scale[2 * i]) * dot4(|j| i32::from(w[4 * i + j]), &x[4 * i..]))
+    }
+    #[inline(always)]
+    fn dot_codes(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64]) -> [i32; LANES] {
+        self.dot_scaled(acc, w, x, [1; 2 * LANES])
     }
     #[inline(always)]
     fn dot_wide(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64]) -> [i32; LANES] {

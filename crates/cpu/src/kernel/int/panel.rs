@@ -1,0 +1,258 @@
+//! Sixteen weight rows, unpacked once, with many rows of activations.
+//!
+//! A panel is a run of lines of 64 bytes, which hold something of each of the sixteen rows: four codes, a scale. For
+//! each group: the codes' lines, then the scales', then the terms that meet −Σq, then d and o. Owns that layout.
+//! Must not know where activations come from.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use ops::WeightMatrix;
+
+use super::groups::{Group32, Group256};
+use super::small::Small;
+use super::super_block::Super;
+use super::{Format, Inputs, UNIT};
+use crate::kernel::matmul::Outputs;
+use crate::level::{Kernel, LANES, Simd};
+
+/// Something of each of a panel's rows.
+pub(crate) type Line = [u8; 64];
+
+/// The product for some of W's rows.
+pub(crate) struct PanelProducts<'a, F: Format, P> {
+    pub(crate) w: &'a WeightMatrix,
+    pub(crate) w_rows: Range<usize>,
+    /// Subtracted from a weight row's index to give its place in the output.
+    pub(crate) first: usize,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) x: Inputs<'a, F::Group>,
+    pub(crate) out: Outputs<'a>,
+    /// Scratch for [`Panel::LINES`] per group.
+    pub(crate) panel: &'a mut [Line],
+    pub(crate) kind: PhantomData<P>,
+}
+
+/// How blocks become lines, and lines meet groups.
+pub(crate) trait Panel<F: Format> {
+    /// Lines of a group.
+    const LINES: usize;
+    /// Unpacks one block of each row.
+    fn pack<S: Simd>(simd: S, blocks: [&F::Block; UNIT], to: &mut [Line]);
+    /// Adds a group of each of T rows of activations to their sums.
+    fn add<S: Simd, const T: usize>(simd: S, lines: &[Line], x: [&F::Group; T], sums: &mut [S::F32; T]);
+}
+
+impl<F: Format, P: Panel<F>> Kernel for PanelProducts<'_, F, P> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        for row in self.w_rows.clone().step_by(UNIT) {
+            let last = self.w_rows.end - 1;
+            let rows: [&[F::Block]; UNIT] = std::array::from_fn(|r| F::blocks(self.w.row((row + r).min(last))));
+            for (g, lines) in self.panel.chunks_exact_mut(P::LINES).enumerate() {
+                P::pack(simd, rows.map(|row| &row[g]), lines);
+            }
+            let mut t = 0;
+            while t < self.x.n {
+                let n = self.x.n - t;
+                t += match S::PANEL_TOKENS {
+                    8 if n >= 8 => self.tile::<S, 8>(simd, row, t),
+                    8 if n >= 4 => self.tile::<S, 4>(simd, row, t),
+                    2.. if n >= 2 => self.tile::<S, 2>(simd, row, t),
+                    _ => self.tile::<S, 1>(simd, row, t),
+                };
+            }
+        }
+    }
+}
+
+impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
+    /// The panel with the inputs `t..t + T`.
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(&mut self, simd: S, row: usize, t: usize) -> usize {
+        let n_groups = self.panel.len() / P::LINES;
+        let x: [&[F::Group]; T] = std::array::from_fn(|i| &self.x.row(t + i)[..n_groups]);
+        let mut sums = [simd.splat(0.0); T];
+        for (g, lines) in self.panel.chunks_exact(P::LINES).enumerate() {
+            P::add(simd, lines, x.map(|x| &x[g]), &mut sums);
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            let mut values = [0.0; LANES];
+            simd.store(sum, &mut values);
+            for (row, value) in (row..self.w_rows.end).zip(values) {
+                self.out.set(t + i, row - self.first, self.bias.map_or(value, |bias| value + bias[row]));
+            }
+        }
+        T
+    }
+}
+
+/// `STEPS` lines of codes with as many fours of activations, for the format's number of bits.
+#[inline(always)]
+fn dots<F: Format, S: Simd, const T: usize, const STEPS: usize, const SCALED: bool>(
+    simd: S,
+    acc: [S::I32; T],
+    w: &[Line; STEPS],
+    x: [&[[i8; 4]; STEPS]; T],
+    scale: S::I16,
+) -> [S::I32; T] {
+    match F::BITS {
+        4 => simd.panel_dots::<T, STEPS, 4, SCALED>(acc, w, x, scale),
+        5 => simd.panel_dots::<T, STEPS, 5, SCALED>(acc, w, x, scale),
+        6 => simd.panel_dots::<T, STEPS, 6, SCALED>(acc, w, x, scale),
+        _ => simd.panel_dots::<T, STEPS, 8, SCALED>(acc, w, x, scale),
+    }
+}
+
+/// `N` lines from `at` on.
+#[inline(always)]
+fn lines<const N: usize>(lines: &[Line], at: usize) -> &[Line; N] {
+    match lines[at..].first_chunk() {
+        Some(lines) => lines,
+        None => unreachable!("a group has them"),
+    }
+}
+
+/// `N` fours of codes from column `at` on.
+#[inline(always)]
+fn fours<const N: usize>(q: &[i8], at: usize) -> &[[i8; 4]; N] {
+    match q[at..].as_chunks().0.first_chunk() {
+        Some(fours) => fours,
+        None => unreachable!("a group has them"),
+    }
+}
+
+/// A line of f32: one number of each row's block, four blocks at a time.
+#[inline(always)]
+fn numbers<S: Simd, B>(simd: S, blocks: [&B; UNIT], of_four: impl Fn([&B; 4]) -> S::F4, to: &mut Line) {
+    for (four, to) in blocks.as_chunks::<4>().0.iter().zip(to.as_chunks_mut::<16>().0) {
+        let values = simd.store4(of_four(*four));
+        for (value, to) in values.into_iter().zip(to.as_chunks_mut::<4>().0) {
+            *to = value.to_le_bytes();
+        }
+    }
+}
+
+/// Σ in integers of a group, scaled and added to the sums; `add` is 0 or more lines after `at`.
+#[inline(always)]
+fn scale_and_add<S: Simd, const T: usize>(simd: S, line: &Line, d: [f32; T], acc: [S::I32; T], sums: &mut [S::F32; T]) {
+    let scale = simd.as_f32(simd.load_u8(line));
+    for t in 0..T {
+        sums[t] = simd.mul_add(simd.mul(scale, simd.splat(d[t])), simd.to_f32(acc[t]), sums[t]);
+    }
+}
+
+/// Blocks of 32 weights: 8 lines of codes, d, o.
+pub(crate) struct SmallPanel;
+
+impl<F: Small> Panel<F> for SmallPanel {
+    const LINES: usize = 10;
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, blocks: [&F::Block; UNIT], to: &mut [Line]) {
+        // Thirty-two codes of sixteen rows fill the first eight columns of a square; the others go unused.
+        let mut codes = [[0; 64]; UNIT];
+        for (block, codes) in blocks.iter().zip(&mut codes) {
+            simd.store_u8(F::codes(simd, block, block), codes);
+        }
+        let mut square = [[0; 64]; UNIT];
+        simd.transpose(codes.each_ref(), &mut square);
+        to[..8].copy_from_slice(&square[..8]);
+        numbers(simd, blocks, |four| F::scale4(simd, four), &mut to[8]);
+        if F::OFFSET {
+            numbers(simd, blocks, |four| F::offset4(simd, four), &mut to[9]);
+        }
+    }
+
+    #[inline(always)]
+    fn add<S: Simd, const T: usize>(simd: S, w: &[Line], x: [&Group32; T], sums: &mut [S::F32; T]) {
+        let zero = F::zero::<S>();
+        let acc = x.map(|x| simd.splat_i32(zero * x.minus_sum));
+        let d = x.map(|x| x.d);
+        let ones = simd.splat_i16(1);
+        let acc = dots::<F, S, T, 8, false>(simd, acc, lines(w, 0), x.map(|x| fours(&x.q, 0)), ones);
+        scale_and_add(simd, &w[8], d, acc, sums);
+        if F::OFFSET {
+            scale_and_add(simd, &w[9], d, x.map(|x| simd.splat_i32(-x.minus_sum)), sums);
+        }
+    }
+}
+
+/// Blocks of 256 weights: 64 lines of codes, N_SUB of scales, N_SUB / 2 of pairs that meet −Σq, d, o. Scales of formats
+/// with 8 sub-blocks leave half of their lines unused.
+pub(crate) struct SuperPanel;
+
+const SCALES: usize = 64;
+const MINUS: usize = SCALES + 16;
+const D: usize = MINUS + 8;
+const O: usize = D + 1;
+
+impl<F: Super> Panel<F> for SuperPanel {
+    const LINES: usize = O + 1;
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, blocks: [&F::Block; UNIT], to: &mut [Line]) {
+        let mut rows = [[0; 64]; UNIT];
+        for (j, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate().take(4) {
+            for (block, row) in blocks.iter().zip(&mut rows) {
+                simd.store_u8(F::codes(simd, block, j), row);
+            }
+            simd.transpose(rows.each_ref(), to);
+        }
+        let mut square = [[0; 64]; UNIT];
+        for (block, row) in blocks.iter().zip(&mut rows) {
+            let [a, b] = F::scales(simd, block).map(|scales| simd.zip_i16x8(scales, scales));
+            simd.store_u8(simd.join_i16x8([a[0], a[1], b[0], b[1]]), row);
+        }
+        simd.transpose(rows.each_ref(), &mut square);
+        to[SCALES..MINUS].copy_from_slice(&square);
+        for (block, row) in blocks.iter().zip(&mut rows) {
+            let [a, b] = F::minus(simd, block);
+            simd.store_u8(simd.join_i16x8([a, b, a, b]), row);
+        }
+        simd.transpose(rows.each_ref(), &mut square);
+        to[MINUS..D].copy_from_slice(&square[..8]);
+        numbers(simd, blocks, |four| F::scale4(simd, four), &mut to[D]);
+        if F::OFFSET {
+            numbers(simd, blocks, |four| F::offset4(simd, four), &mut to[O]);
+        }
+    }
+
+    #[inline(always)]
+    fn add<S: Simd, const T: usize>(simd: S, w: &[Line], x: [&Group256; T], sums: &mut [S::F32; T]) {
+        let w = &w[..O + 1];
+        let i16s = |line: &Line| simd.as_i16(simd.load_u8(line));
+        let mut acc = [simd.splat_i32(0); T];
+        for (i, &part) in F::PARTS.as_flattened().iter().enumerate() {
+            if F::N_SUB == 8 {
+                let scale = i16s(&w[SCALES + part]);
+                let q = x.map(|x| fours(&x.q, 32 * part));
+                acc = dots::<F, S, T, 8, true>(simd, acc, lines(w, 8 * i), q, scale);
+            } else {
+                for half in 0..2 {
+                    let scale = i16s(&w[SCALES + 2 * part + half]);
+                    let q = x.map(|x| fours(&x.q, 32 * part + 16 * half));
+                    acc = dots::<F, S, T, 4, true>(simd, acc, lines(w, 8 * i + 4 * half), q, scale);
+                }
+            }
+        }
+        let mut minus = if F::OFFSET { [simd.splat_i32(0); T] } else { acc };
+        for i in 0..F::N_SUB / 2 {
+            let terms = i16s(&w[MINUS + i]);
+            for t in 0..T {
+                let pair = match F::N_SUB {
+                    8 => [x[t].minus_sums32[2 * i], x[t].minus_sums32[2 * i + 1]],
+                    _ => [x[t].minus_sums16[i / 4][2 * i % 8], x[t].minus_sums16[i / 4][2 * i % 8 + 1]],
+                };
+                minus[t] = simd.dot2(minus[t], terms, simd.splat_pair(pair));
+            }
+        }
+        let d = x.map(|x| x.d);
+        if F::OFFSET {
+            scale_and_add(simd, &w[D], d, acc, sums);
+            scale_and_add(simd, &w[O], d, minus, sums);
+        } else {
+            scale_and_add(simd, &w[D], d, minus, sums);
+        }
+    }
+}
