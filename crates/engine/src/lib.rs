@@ -1,9 +1,12 @@
-//! Running models: one sequence at a time for now; the scheduler of many comes with continuous batching.
+//! Running models: one sequence at a time for now, or several of equal length for measurements; the scheduler of many
+//! comes with continuous batching.
 //!
-//! Owns sessions and sampling. Must not contain text, JSON or HTTP.
+//! Owns sessions, lanes and sampling. Must not contain text, JSON or HTTP.
 
+mod lanes;
 mod sampler;
 mod session;
 
+pub use lanes::{Lanes, LanesOptions};
 pub use sampler::{Sampler, argmax};
 pub use session::{Session, SessionOptions};

@@ -6,7 +6,7 @@ use model::{Cache, Form, Model, Workspace, forward, forward_mtp};
 use ops::{Batch, Device, DeviceError, RowFormat};
 
 /// Positions per cache block.
-const BLOCK_LEN: usize = 64;
+pub(crate) const BLOCK_LEN: usize = 64;
 
 /// How a session computes.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,6 @@
 //! The subcommands, one file each. Must not share state.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod inspect;
 pub(crate) mod logits;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{chat, inspect, logits};
+use command::{bench, chat, inspect, logits};
 
 /// Runs and explains DeepSeek-family models on the machine at hand.
 ///
@@ -27,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure a model on this machine: prefill and decode at context depths, beside the machine's limits.
+    Bench(bench::Args),
     /// Talk to a model: the answer goes to stdout, its reasoning to stderr.
     Chat(chat::Args),
     /// Explain a model before loading it: shapes, parameters, cache and memory.
@@ -37,6 +39,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),

@@ -2,6 +2,7 @@
 //!
 //! Owns finding config, weights, tokenizer and template of a model on disk. Must not print.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +76,17 @@ impl Source {
         })
     }
 
+    /// What the files hold, by type; nothing where there are no weights.
+    pub(crate) fn stored_by_type(&self) -> BTreeMap<String, Stored> {
+        let mut by_type: BTreeMap<String, Stored> = BTreeMap::new();
+        for tensor in self.checkpoint.iter().flat_map(Checkpoint::tensors) {
+            let stored = by_type.entry(tensor.dtype.to_string()).or_default();
+            stored.tensors += 1;
+            stored.bytes += tensor.bytes.len() as u64;
+        }
+        by_type
+    }
+
     /// Tokenizer and chat template.
     pub(crate) fn text(&self) -> Result<Text, Failure> {
         match self.weights()?.gguf() {
@@ -82,6 +94,21 @@ impl Source {
             None => Text::from_folder(folder_of(&self.path)),
         }
     }
+}
+
+/// Stored tensors of one type.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) tensors: u64,
+    pub(crate) bytes: u64,
+}
+
+/// As an object, type by type.
+pub(crate) fn stored_json(by_type: &BTreeMap<String, Stored>) -> serde_json::Value {
+    let entry = |(name, stored): (&String, &Stored)| {
+        (name.clone(), serde_json::json!({ "tensors": stored.tensors, "bytes": stored.bytes }))
+    };
+    serde_json::Value::Object(by_type.iter().map(entry).collect())
 }
 
 fn has_weights(folder: &Path) -> bool {

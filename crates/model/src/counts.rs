@@ -3,6 +3,7 @@
 //! Owns arithmetic on the plan only; counts saturate, because a config may claim anything. Must not load anything.
 
 use crate::config::{Attention, Config};
+use crate::forward::{mul_adds_per_head, n_pairs};
 use crate::plan::{Role, plan};
 
 /// Weights of a model.
@@ -51,6 +52,27 @@ pub fn decode_flops(config: &Config, n_cached: u64) -> u64 {
     };
     let attention = per_layer.saturating_mul(config.num_hidden_layers as u64);
     parameters(config).active.saturating_add(attention).saturating_mul(2)
+}
+
+/// Floating-point operations of `n_new` tokens behind `n_cached` cached ones of which `n_sampled` give logits, with MLA
+/// in the cheaper form; a multiply-add is two. Sizes are those of real sequences, so nothing here saturates.
+#[must_use]
+pub fn step_flops(config: &Config, n_cached: u64, n_new: u64, n_sampled: u64) -> u64 {
+    let (d, head) = (config.hidden_size as u64, (config.vocab_size * config.hidden_size) as u64);
+    let embedding = if config.tie_word_embeddings { 0 } else { d };
+    // What every token meets; the attention's own products, W_UKV among them, are counted by form.
+    let (w_ukv, attention) = match &config.attention {
+        Attention::Mla(mla) => {
+            let h = mla.num_attention_heads as u64;
+            let [absorbed, expanded] = mul_adds_per_head(mla, n_cached, n_new);
+            let w_ukv = h * ((mla.qk_nope_head_dim + mla.v_head_dim) * mla.kv_lora_rank) as u64;
+            (w_ukv, h * absorbed.min(expanded))
+        }
+        Attention::Gqa(gqa) => (0, n_pairs(n_cached, n_new) * 2 * (gqa.num_attention_heads * gqa.head_dim) as u64),
+    };
+    let n_layers = config.num_hidden_layers as u64;
+    let per_token = parameters(config).active.saturating_sub(head + embedding + n_layers * w_ukv);
+    2 * (n_new * per_token + n_layers * attention + n_sampled * head)
 }
 
 /// Cache bytes per token of a model and of its hypothetical twins with expanded heads.
@@ -111,6 +133,20 @@ mod tests {
         assert_eq!(n.total / 100_000_000, 6710);
         assert_eq!(n.active / 100_000_000, 366);
         assert!((n.mtp as f64 / 11.5e9 - 1.0).abs() < 0.01, "{}", n.mtp);
+    }
+
+    #[test]
+    fn a_step_of_one_token_costs_what_decoding_does() {
+        let config = v3();
+        // Without any context the expanded form is the cheaper one.
+        for n_cached in [1, 5000] {
+            // Decoding counts the embedding's row as if it were multiplied.
+            let embedding = 2 * config.hidden_size as u64;
+            assert_eq!(step_flops(&config, n_cached, 1, 1), decode_flops(&config, n_cached) - embedding);
+        }
+        // A long prompt is cheaper expanded, and its logits are only those asked for.
+        let (prompt, tokens) = (step_flops(&config, 0, 4096, 1), 4096 * step_flops(&config, 2048, 1, 1));
+        assert!(prompt < tokens && prompt > tokens / 2, "{prompt} {tokens}");
     }
 
     #[test]

@@ -30,20 +30,32 @@ pub enum Form {
 
 impl Form {
     /// Whether a span is expanded.
-    ///
-    /// Auto compares multiply-adds per head. Absorbed: each new token pays n·C + C·v for absorbing, each query-key
-    /// pair 2C + R. Expanded: each visible position pays C·(n + v) for its key and value, each pair n + R + v.
     fn expands(self, mla: &Mla, span: &SeqSpan) -> bool {
-        let (n_new, n_all) = (span.n_new as u64, (span.n_cached + span.n_new) as u64);
-        let (c, r) = (mla.kv_lora_rank as u64, mla.qk_rope_head_dim as u64);
-        let (n, v) = (mla.qk_nope_head_dim as u64, mla.v_head_dim as u64);
-        let pairs = n_new * span.n_cached as u64 + n_new * (n_new + 1) / 2;
         match self {
             Self::Absorbed => false,
             Self::Expanded => true,
-            Self::Auto => n_all * c * (n + v) + pairs * (n + r + v) < n_new * c * (n + v) + pairs * (2 * c + r),
+            Self::Auto => {
+                let [absorbed, expanded] = mul_adds_per_head(mla, span.n_cached as u64, span.n_new as u64);
+                expanded < absorbed
+            }
         }
     }
+}
+
+/// Multiply-adds per head and layer of MLA, absorbed and expanded, from the queries and cached rows to the values.
+///
+/// Absorbed: each new token pays n·C + C·v for absorbing, each query-key pair 2C + R. Expanded: each visible position
+/// pays C·(n + v) for its key and value, each pair n + R + v.
+pub(crate) fn mul_adds_per_head(mla: &Mla, n_cached: u64, n_new: u64) -> [u64; 2] {
+    let (c, r) = (mla.kv_lora_rank as u64, mla.qk_rope_head_dim as u64);
+    let (n, v) = (mla.qk_nope_head_dim as u64, mla.v_head_dim as u64);
+    let pairs = n_pairs(n_cached, n_new);
+    [n_new * c * (n + v) + pairs * (2 * c + r), (n_cached + n_new) * c * (n + v) + pairs * (n + r + v)]
+}
+
+/// Pairs of a new position and one that it sees, itself included.
+pub(crate) fn n_pairs(n_cached: u64, n_new: u64) -> u64 {
+    n_new * n_cached + n_new * (n_new + 1) / 2
 }
 
 /// Runs the main model over a step: fills the cache rows of its tokens and the logits of its sampled rows.
@@ -126,7 +138,7 @@ impl<D: Device> Step<'_, D> {
             _ => unreachable!("weights, config and cache are of one kind"),
         }
         self.dev.add_rmsnorm(&mut ws.x, Some(&ws.delta), &w.post_attention_norm, norm, &mut ws.h);
-        self.ffn(&w.ffn, ws);
+        self.ffn(&w.ffn, i, ws);
     }
 
     /// y = x·Wᵀ + b over the step's rows.
@@ -217,15 +229,16 @@ impl<D: Device> Step<'_, D> {
     }
 
     /// delta = FFN(RMS(x)): one SwiGLU, or Σ wᵢ·Eᵢ(x) + S(x).
-    fn ffn(&self, w: &FfnWeights<D>, ws: &mut Workspace<D>) {
+    fn ffn(&self, w: &FfnWeights<D>, layer: usize, ws: &mut Workspace<D>) {
         let (dev, n_rows) = (self.dev, self.batch.len());
         match w {
             FfnWeights::Dense(w) => self.swiglu(w, &ws.h, &mut ws.gate, &mut ws.up, &mut ws.delta),
             FfnWeights::Moe { router, router_bias, experts, shared } => {
                 let Some(moe) = &self.config.moe else { unreachable!("an MoE layer comes from an MoE config") };
                 dev.matmul(&ws.h, n_rows, router, None, &mut ws.router_logits);
-                dev.route(&moe.router, &ws.router_logits, router_bias.as_ref(), n_rows, &mut ws.routes);
-                dev.experts(&ws.h, n_rows, &ws.routes, experts, &mut ws.delta);
+                let routes = &mut ws.routes[layer];
+                dev.route(&moe.router, &ws.router_logits, router_bias.as_ref(), n_rows, routes);
+                dev.experts(&ws.h, n_rows, routes, experts, &mut ws.delta);
                 if let Some(shared) = shared {
                     self.swiglu(shared, &ws.h, &mut ws.gate, &mut ws.up, &mut ws.shared);
                     dev.add(&mut ws.delta, &ws.shared, n_rows * self.config.hidden_size);

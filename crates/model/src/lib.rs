@@ -9,6 +9,7 @@ pub mod counts;
 mod forward;
 mod load;
 pub mod plan;
+pub mod traffic;
 pub mod weights;
 mod workspace;
 

@@ -40,7 +40,8 @@ pub struct Workspace<D: Device> {
     pub(crate) router_logits: D::Buffer,
     /// `[T, d]`
     pub(crate) shared: D::Buffer,
-    pub(crate) routes: D::Routes,
+    /// Per layer, so that what each layer chose can still be read after the step; an MTP module uses the first.
+    pub(crate) routes: Vec<D::Routes>,
     /// `[T, 2d]`, only with an MTP module
     pub(crate) eh: D::Buffer,
     /// `[n_sample, d]`
@@ -85,6 +86,8 @@ impl<D: Device> Workspace<D> {
     /// the device is out of memory
     pub fn new(model: &Model<D>, dev: &D, n_rows: usize, n_sample: usize) -> Result<Self, DeviceError> {
         let config = &model.config;
+        let top_k = config.moe.as_ref().map_or(0, |m| m.router.top_k);
+        let routes = (0..config.num_hidden_layers).map(|_| dev.alloc_routes(n_rows, top_k));
         let [x, h, delta, c_q, q, k, v, q_lat, z, o, gate, up, router_logits, shared, eh] =
             widths(config).map(|width| dev.alloc(n_rows * width));
         Ok(Self {
@@ -104,7 +107,7 @@ impl<D: Device> Workspace<D> {
             up: up?,
             router_logits: router_logits?,
             shared: shared?,
-            routes: dev.alloc_routes(n_rows, config.moe.as_ref().map_or(0, |m| m.router.top_k))?,
+            routes: routes.collect::<Result<_, _>>()?,
             eh: eh?,
             sampled: dev.alloc(n_sample * config.hidden_size)?,
             logits: dev.alloc(n_sample * config.vocab_size)?,
@@ -115,6 +118,14 @@ impl<D: Device> Workspace<D> {
     #[must_use]
     pub fn logits(&self) -> &D::Buffer {
         &self.logits
+    }
+
+    /// The experts that `layer` chose in the last step; meaningless for a layer without experts.
+    ///
+    /// # Panics   if the model has no such layer
+    #[must_use]
+    pub fn routes(&self, layer: usize) -> &D::Routes {
+        &self.routes[layer]
     }
 
     /// The final norm's output of the last step, `[T, d]`: what an MTP module reads.

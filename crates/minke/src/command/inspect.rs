@@ -5,16 +5,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use checkpoint::{Checkpoint, Dtype};
 use model::config::{Attention, Config};
 use model::counts::{self, CacheBytes};
-use model::plan::{Role, plan};
+use model::traffic::WeightBytes;
 use ops::Reference;
 use serde_json::json;
 
 use crate::failure::{Failure, print};
 use crate::memory::{Memory, bytes, grouped, memory};
-use crate::source::Source;
+use crate::source::{Source, Stored, stored_json};
 
 /// Contexts that the report tries, beside the model's own limit.
 const CONTEXTS: [u64; 4] = [4096, 16_384, 65_536, 131_072];
@@ -45,13 +44,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Stored weights of one type.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stored {
-    tensors: u64,
-    bytes: u64,
-}
-
 struct Report<'a> {
     source: &'a Source,
     parameters: counts::Parameters,
@@ -67,22 +59,24 @@ impl<'a> Report<'a> {
     fn new(source: &'a Source) -> Result<Self, Failure> {
         let config = &source.config;
         let parameters = counts::parameters(config);
-        let mut by_type: BTreeMap<String, Stored> = BTreeMap::new();
         let (mut weight_bytes, mut active_bytes) =
             (parameters.total.saturating_mul(2), parameters.active.saturating_mul(2));
         if let Some(file) = &source.checkpoint {
             // Loading is cheap, for weights stay where they are, and it checks every name and shape.
             model::load(&Reference, config.clone(), file)?;
-            for tensor in file.tensors() {
-                let stored = by_type.entry(type_name(&tensor.dtype)).or_default();
-                stored.tensors += 1;
-                stored.bytes += tensor.bytes.len() as u64;
-            }
             weight_bytes = file.tensors().map(|t| t.bytes.len() as u64).sum();
-            active_bytes = bytes_per_token(config, file);
+            active_bytes = WeightBytes::new(config, file).per_token(config);
         }
         let cache_bf16 = counts::cache_bytes_per_token(config, 2);
-        Ok(Self { source, parameters, by_type, weight_bytes, active_bytes, cache_bf16, memory: memory() })
+        Ok(Self {
+            source,
+            parameters,
+            by_type: source.stored_by_type(),
+            weight_bytes,
+            active_bytes,
+            cache_bf16,
+            memory: memory(),
+        })
     }
 
     fn config(&self) -> &Config {
@@ -117,11 +111,6 @@ impl<'a> Report<'a> {
 
     fn to_json(&self) -> serde_json::Value {
         let config = self.config();
-        let by_type: serde_json::Map<String, serde_json::Value> = self
-            .by_type
-            .iter()
-            .map(|(name, stored)| (name.clone(), json!({ "tensors": stored.tensors, "bytes": stored.bytes })))
-            .collect();
         let fits = |context: &u64| {
             let needed = self.needed(*context);
             json!({ "context": context, "bytes": needed, "fits": needed <= self.memory.available })
@@ -138,7 +127,7 @@ impl<'a> Report<'a> {
                 "present": self.source.checkpoint.is_some(),
                 "bytes": self.weight_bytes,
                 "bytes_per_decoded_token": self.active_bytes,
-                "by_type": by_type,
+                "by_type": stored_json(&self.by_type),
             },
             "decode_flops": {
                 "context_0": counts::decode_flops(config, 0), "context_16384": counts::decode_flops(config, 16_384),
@@ -200,24 +189,6 @@ impl<'a> Report<'a> {
         line("", format!("longest context that fits: {}", grouped(self.context_max())));
         out
     }
-}
-
-fn type_name(dtype: &Dtype) -> String {
-    dtype.to_string()
-}
-
-/// Stored bytes of the weights that one token meets: k of E experts, one row of the embedding.
-fn bytes_per_token(config: &Config, file: &Checkpoint) -> u64 {
-    let tensors = plan(config).into_iter().filter(|t| !t.mtp);
-    let read = tensors.map(|planned| {
-        let stored: u64 = model::stored(file, config, &planned).iter().map(|t| t.bytes.len() as u64).sum();
-        match (planned.role, &config.moe) {
-            (Role::Embedding, _) if !config.tie_word_embeddings => stored / config.vocab_size as u64,
-            (Role::Expert, Some(moe)) => stored / moe.router.n_experts as u64 * moe.router.top_k as u64,
-            _ => stored,
-        }
-    });
-    read.sum()
 }
 
 fn attention_text(config: &Config) -> String {
