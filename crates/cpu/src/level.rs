@@ -17,6 +17,23 @@ mod scalar;
 /// Values in a vector.
 pub(crate) const LANES: usize = 16;
 
+/// `[f(0), f(1), …]`. Unlike [`std::array::from_fn`] always inlined: else what it calls is compiled without the level's
+/// instructions.
+#[inline(always)]
+pub(crate) fn make<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut values = [f(0); N];
+    for i in 1..N {
+        values[i] = f(i);
+    }
+    values
+}
+
+/// `[f(a₀), f(a₁), …]`, for the same reason.
+#[inline(always)]
+pub(crate) fn map<A: Copy, T: Copy, const N: usize>(a: [A; N], mut f: impl FnMut(A) -> T) -> [T; N] {
+    make(|i| f(a[i]))
+}
+
 /// Which instructions kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {

@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "intrinsics, behind a token that only detection makes")]
 
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, make, map};
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -127,11 +126,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        from_fn(|i| op!(_mm256_cvtph_ps(load16(bits, i))))
+        make(|i| op!(_mm256_cvtph_ps(load16(bits, i))))
     }
     #[inline(always)]
     fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        from_fn(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load16(bits, i))))))
+        make(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load16(bits, i))))))
     }
     #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
@@ -151,11 +150,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn abs(self, a: Self::F32) -> Self::F32 {
-        a.map(|a| op!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)))
+        map(a, |a| op!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a)))
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
-        from_fn(|i| op!(_mm256_fmadd_ps(a[i], b[i], c[i])))
+        make(|i| op!(_mm256_fmadd_ps(a[i], b[i], c[i])))
     }
     #[inline(always)]
     fn sum(self, [a, b]: Self::F32) -> f32 {
@@ -177,11 +176,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, v: Self::F32) -> Self::I32 {
-        v.map(|v| op!(_mm256_cvtps_epi32(v)))
+        map(v, |v| op!(_mm256_cvtps_epi32(v)))
     }
     #[inline(always)]
     fn to_f32(self, v: Self::I32) -> Self::F32 {
-        v.map(|v| op!(_mm256_cvtepi32_ps(v)))
+        map(v, |v| op!(_mm256_cvtepi32_ps(v)))
     }
     #[inline(always)]
     fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32 {
@@ -196,7 +195,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_i32(self, values: &[i32; LANES]) -> Self::I32 {
-        from_fn(|i| load(values, i))
+        make(|i| load(values, i))
     }
     #[inline(always)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
@@ -228,7 +227,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_i16(self, values: &[i16; 2 * LANES]) -> Self::I16 {
-        from_fn(|i| load(values, i))
+        make(|i| load(values, i))
     }
     #[inline(always)]
     fn splat_i16(self, value: i16) -> Self::I16 {
@@ -241,7 +240,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn widen_i8(self, bytes: &[i8; 2 * LANES]) -> Self::I16 {
-        from_fn(|i| op!(_mm256_cvtepi8_epi16(load16(bytes, i))))
+        make(|i| op!(_mm256_cvtepi8_epi16(load16(bytes, i))))
     }
     #[inline(always)]
     fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::I16 {
@@ -258,7 +257,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32 {
-        from_fn(|i| add_pairs(acc[i], a[i], b[i]))
+        make(|i| add_pairs(acc[i], a[i], b[i]))
     }
 
     #[inline(always)]
@@ -267,7 +266,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_u8(self, bytes: &[u8; 64]) -> Self::Bytes {
-        from_fn(|i| load(bytes, i))
+        make(|i| load(bytes, i))
     }
     #[inline(always)]
     fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes {
@@ -304,7 +303,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn shl4(self, bytes: Self::Bytes) -> Self::Bytes {
-        bytes.map(|bytes| op!(_mm256_slli_epi16::<4>(bytes)))
+        map(bytes, |bytes| op!(_mm256_slli_epi16::<4>(bytes)))
     }
     #[inline(always)]
     fn as_i16(self, bytes: Self::Bytes) -> Self::I16 {
@@ -312,7 +311,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn as_f32(self, bytes: Self::Bytes) -> Self::F32 {
-        bytes.map(|bytes| op!(_mm256_castsi256_ps(bytes)))
+        map(bytes, |bytes| op!(_mm256_castsi256_ps(bytes)))
     }
     #[inline(always)]
     fn join_i16x8(self, [a, b, c, d]: [__m128i; 4]) -> Self::Bytes {
@@ -328,7 +327,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> Self::Bytes {
-        [a, b].map(|bits| {
+        map([a, b], |bits| {
             op!({
                 // Byte i of the 32 takes byte i / 8 of the four, of which it keeps bit i % 8.
                 let four = _mm256_set1_epi32(i32::from_le_bytes(bits));
@@ -340,11 +339,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes {
         let table = op!(_mm256_broadcastsi128_si256(load16(table, 0)));
-        bytes.map(|bytes| op!(_mm256_shuffle_epi8(table, bytes)))
+        map(bytes, |bytes| op!(_mm256_shuffle_epi8(table, bytes)))
     }
     #[inline(always)]
     fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
-        from_fn(|i| add_pairs(acc[i], pairs(w[i], x[i]), scale[i]))
+        make(|i| add_pairs(acc[i], pairs(w[i], x[i]), scale[i]))
     }
     #[inline(always)]
     fn dot_codes(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
@@ -356,7 +355,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
-        from_fn(|i| add_pairs(acc[i], signed_pairs(w[i], x[i]), scale[i]))
+        make(|i| add_pairs(acc[i], signed_pairs(w[i], x[i]), scale[i]))
     }
 
     #[inline(always)]
@@ -394,7 +393,7 @@ impl Simd for Avx2 {
     fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
         for half in 0..2 {
             for group in 0..2 {
-                let eight: [__m256i; 8] = from_fn(|r| load(rows[8 * group + r], half));
+                let eight: [__m256i; 8] = make(|r| load(rows[8 * group + r], half));
                 for (i, register) in transpose8(eight).into_iter().enumerate() {
                     store(register, &mut to[8 * half + i], group);
                 }
@@ -429,12 +428,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn pick_halves(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
         let both = op!(_mm256_broadcastsi128_si256(scales));
-        [a, b].map(|i| op!(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0100 + 0x0202 * i as i16))))
+        map([a, b], |i| op!(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0100 + 0x0202 * i as i16))))
     }
     #[inline(always)]
     fn pick_quarters(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
         let both = op!(_mm256_broadcastsi128_si256(scales));
-        [a, b].map(|i| {
+        map([a, b], |i| {
             op!({
                 let first = 0x0100 + 0x0404 * i as i16;
                 let order = _mm256_set_m128i(_mm_set1_epi16(first + 0x0202), _mm_set1_epi16(first));
@@ -457,7 +456,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load4_f16(self, bits: [[u8; 2]; 4]) -> __m128 {
-        let [a, b, c, d] = bits.map(|bits| u64::from(u16::from_le_bytes(bits)));
+        let [a, b, c, d] = map(bits, |bits| u64::from(u16::from_le_bytes(bits)));
         op!(_mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64)))
     }
     #[inline(always)]
@@ -491,7 +490,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn narrow_halves(self, v: Self::I32) -> [__m128i; 2] {
-        v.map(|v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
+        map(v, |v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
     }
     #[inline(always)]
     fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {
@@ -513,14 +512,14 @@ impl Simd for Avx2 {
 fn transpose8(r: [__m256i; 8]) -> [__m256i; 8] {
     op!({
         // Within 128 bits: fours of rows; then the 128-bit parts change places.
-        let two: [__m256i; 8] = from_fn(|i| match i % 2 {
+        let two: [__m256i; 8] = make(|i| match i % 2 {
             0 => _mm256_unpacklo_epi32(r[i], r[i + 1]),
             _ => _mm256_unpackhi_epi32(r[i - 1], r[i]),
         });
         let four = |a: __m256i, b: __m256i| [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)];
         let upper = [four(two[0], two[2]), four(two[1], two[3])].concat_pairs();
         let lower = [four(two[4], two[6]), four(two[5], two[7])].concat_pairs();
-        from_fn(|i| match i / 4 {
+        make(|i| match i / 4 {
             0 => _mm256_permute2x128_si256::<0x20>(upper[i], lower[i]),
             _ => _mm256_permute2x128_si256::<0x31>(upper[i - 4], lower[i - 4]),
         })

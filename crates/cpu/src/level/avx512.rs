@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "intrinsics, behind a token that only detection makes")]
 
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, LANES, Simd, make, map};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, besides AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -375,15 +374,15 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
-        let r: [__m512i; 16] = from_fn(|i| load(rows[i]));
+        let r: [__m512i; 16] = make(|i| load(rows[i]));
         op!({
             // Within 128 bits: fours of rows, as for AVX2; then the 128-bit parts change places twice.
-            let two: [__m512i; 16] = from_fn(|i| match i % 2 {
+            let two: [__m512i; 16] = make(|i| match i % 2 {
                 0 => _mm512_unpacklo_epi32(r[i], r[i + 1]),
                 _ => _mm512_unpackhi_epi32(r[i - 1], r[i]),
             });
             // four[4g + j]: column j of each 128-bit part, rows 4g..4g + 4.
-            let four: [__m512i; 16] = from_fn(|i| {
+            let four: [__m512i; 16] = make(|i| {
                 let (a, b) = (two[i / 4 * 4 + i % 4 / 2], two[i / 4 * 4 + i % 4 / 2 + 2]);
                 if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
             });
@@ -450,7 +449,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn load4_f16(self, bits: [[u8; 2]; 4]) -> __m128 {
-        let [a, b, c, d] = bits.map(|bits| u64::from(u16::from_le_bytes(bits)));
+        let [a, b, c, d] = map(bits, |bits| u64::from(u16::from_le_bytes(bits)));
         op!(_mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64)))
     }
     #[inline(always)]
@@ -484,8 +483,8 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn narrow_halves(self, v: __m512i) -> [__m128i; 2] {
-        [op!(_mm512_castsi512_si256(v)), op!(_mm512_extracti64x4_epi64::<1>(v))]
-            .map(|v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
+        let halves = [op!(_mm512_castsi512_si256(v)), op!(_mm512_extracti64x4_epi64::<1>(v))];
+        map(halves, |v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
     }
     #[inline(always)]
     fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {

@@ -14,7 +14,7 @@ use super::small::Small;
 use super::super_block::Super;
 use super::{Format, Inputs, UNIT};
 use crate::kernel::matmul::Outputs;
-use crate::level::{Kernel, LANES, Simd};
+use crate::level::{Kernel, LANES, Simd, make, map};
 
 /// Something of each of a panel's rows.
 pub(crate) type Line = [u8; 64];
@@ -48,9 +48,9 @@ impl<F: Format, P: Panel<F>> Kernel for PanelProducts<'_, F, P> {
     fn run<S: Simd>(mut self, simd: S) {
         for row in self.w_rows.clone().step_by(UNIT) {
             let last = self.w_rows.end - 1;
-            let rows: [&[F::Block]; UNIT] = std::array::from_fn(|r| F::blocks(self.w.row((row + r).min(last))));
+            let rows: [&[F::Block]; UNIT] = make(|r| F::blocks(self.w.row((row + r).min(last))));
             for (g, lines) in self.panel.chunks_exact_mut(P::LINES).enumerate() {
-                P::pack(simd, rows.map(|row| &row[g]), lines);
+                P::pack(simd, map(rows, |row| &row[g]), lines);
             }
             let mut t = 0;
             while t < self.x.n {
@@ -71,10 +71,10 @@ impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(&mut self, simd: S, row: usize, t: usize) -> usize {
         let n_groups = self.panel.len() / P::LINES;
-        let x: [&[F::Group]; T] = std::array::from_fn(|i| &self.x.row(t + i)[..n_groups]);
+        let x: [&[F::Group]; T] = make(|i| &self.x.row(t + i)[..n_groups]);
         let mut sums = [simd.splat(0.0); T];
         for (g, lines) in self.panel.chunks_exact(P::LINES).enumerate() {
-            P::add(simd, lines, x.map(|x| &x[g]), &mut sums);
+            P::add(simd, lines, map(x, |x| &x[g]), &mut sums);
         }
         for (i, sum) in sums.into_iter().enumerate() {
             let mut values = [0.0; LANES];
@@ -167,13 +167,13 @@ impl<F: Small> Panel<F> for SmallPanel {
     #[inline(always)]
     fn add<S: Simd, const T: usize>(simd: S, w: &[Line], x: [&Group32; T], sums: &mut [S::F32; T]) {
         let zero = F::zero::<S>();
-        let acc = x.map(|x| simd.splat_i32(zero * x.minus_sum));
-        let d = x.map(|x| x.d);
+        let acc = map(x, |x| simd.splat_i32(zero * x.minus_sum));
+        let d = map(x, |x| x.d);
         let ones = simd.splat_i16(1);
-        let acc = dots::<F, S, T, 8, false>(simd, acc, lines(w, 0), x.map(|x| fours(&x.q, 0)), ones);
+        let acc = dots::<F, S, T, 8, false>(simd, acc, lines(w, 0), map(x, |x| fours(&x.q, 0)), ones);
         scale_and_add(simd, &w[8], d, acc, sums);
         if F::OFFSET {
-            scale_and_add(simd, &w[9], d, x.map(|x| simd.splat_i32(-x.minus_sum)), sums);
+            scale_and_add(simd, &w[9], d, map(x, |x| simd.splat_i32(-x.minus_sum)), sums);
         }
     }
 }
@@ -201,7 +201,7 @@ impl<F: Super> Panel<F> for SuperPanel {
         }
         let mut square = [[0; 64]; UNIT];
         for (block, row) in blocks.iter().zip(&mut rows) {
-            let [a, b] = F::scales(simd, block).map(|scales| simd.zip_i16x8(scales, scales));
+            let [a, b] = map(F::scales(simd, block), |scales| simd.zip_i16x8(scales, scales));
             simd.store_u8(simd.join_i16x8([a[0], a[1], b[0], b[1]]), row);
         }
         simd.transpose(rows.each_ref(), &mut square);
@@ -226,12 +226,12 @@ impl<F: Super> Panel<F> for SuperPanel {
         for (i, &part) in F::PARTS.as_flattened().iter().enumerate() {
             if F::N_SUB == 8 {
                 let scale = i16s(&w[SCALES + part]);
-                let q = x.map(|x| fours(&x.q, 32 * part));
+                let q = map(x, |x| fours(&x.q, 32 * part));
                 acc = dots::<F, S, T, 8, true>(simd, acc, lines(w, 8 * i), q, scale);
             } else {
                 for half in 0..2 {
                     let scale = i16s(&w[SCALES + 2 * part + half]);
-                    let q = x.map(|x| fours(&x.q, 32 * part + 16 * half));
+                    let q = map(x, |x| fours(&x.q, 32 * part + 16 * half));
                     acc = dots::<F, S, T, 4, true>(simd, acc, lines(w, 8 * i + 4 * half), q, scale);
                 }
             }
@@ -247,7 +247,7 @@ impl<F: Super> Panel<F> for SuperPanel {
                 minus[t] = simd.dot2(minus[t], terms, simd.splat_pair(pair));
             }
         }
-        let d = x.map(|x| x.d);
+        let d = map(x, |x| x.d);
         if F::OFFSET {
             scale_and_add(simd, &w[D], d, acc, sums);
             scale_and_add(simd, &w[O], d, minus, sums);

@@ -13,7 +13,7 @@ use super::small::Small;
 use super::super_block::Super;
 use super::{Format, Inputs};
 use crate::kernel::matmul::Outputs;
-use crate::level::{Kernel, Simd};
+use crate::level::{Kernel, Simd, make, map};
 
 /// The product for some of W's rows.
 pub(crate) struct RowProducts<'a, F: Format, D> {
@@ -38,15 +38,15 @@ impl<F: Format, D: Dots<F>> Kernel for RowProducts<'_, F, D> {
     fn run<S: Simd>(self, simd: S) {
         for row in self.w_rows.clone().step_by(4) {
             let last = self.w_rows.end - 1;
-            let w = std::array::from_fn(|r| F::blocks(self.w.row((row + r).min(last))));
+            let w = make(|r| F::blocks(self.w.row((row + r).min(last))));
             let mut t = 0;
             while t < self.x.n {
                 let x = |i: usize| self.x.row(t + i);
                 let n = match self.x.n - t {
-                    1 => self.finish(row, t, D::dots(simd, w, [x(0)]).map(|y| simd.store4(y))),
-                    2 => self.finish(row, t, D::dots(simd, w, [x(0), x(1)]).map(|y| simd.store4(y))),
-                    3 => self.finish(row, t, D::dots(simd, w, [x(0), x(1), x(2)]).map(|y| simd.store4(y))),
-                    _ => self.finish(row, t, D::dots(simd, w, [x(0), x(1), x(2), x(3)]).map(|y| simd.store4(y))),
+                    1 => self.finish(row, t, map(D::dots(simd, w, [x(0)]), |y| simd.store4(y))),
+                    2 => self.finish(row, t, map(D::dots(simd, w, [x(0), x(1)]), |y| simd.store4(y))),
+                    3 => self.finish(row, t, map(D::dots(simd, w, [x(0), x(1), x(2)]), |y| simd.store4(y))),
+                    _ => self.finish(row, t, map(D::dots(simd, w, [x(0), x(1), x(2), x(3)]), |y| simd.store4(y))),
                 };
                 t += n;
             }
@@ -83,7 +83,7 @@ impl<F: Small> Dots<F> for SmallDots {
     #[inline(always)]
     fn dots<S: Simd, const T: usize>(simd: S, w: [&[F::Block]; 4], x: [&[Group32]; T]) -> [S::F4; T] {
         let n = w[0].len();
-        let (w, x) = (w.map(|w| &w[..n]), x.map(|x| &x[..n]));
+        let (w, x) = (map(w, |w| &w[..n]), map(x, |x| &x[..n]));
         let distance = 4 * size_of_val(w[0]);
         let mut totals = [simd.splat4(0.0); T];
         let empty = Group32::default();
@@ -108,7 +108,7 @@ impl<F: Small> Dots<F> for SmallDots {
                 }
             }
             for (h, g) in (g..=next).enumerate() {
-                let blocks = w.map(|w| &w[g]);
+                let blocks = map(w, |w| &w[g]);
                 let scale = F::scale4(simd, blocks);
                 for t in 0..T {
                     let x = &x[t][g];
@@ -136,7 +136,7 @@ impl<F: Super> Dots<F> for SuperDots {
     #[inline(always)]
     fn dots<S: Simd, const T: usize>(simd: S, w: [&[F::Block]; 4], x: [&[Group256]; T]) -> [S::F4; T] {
         let n = w[0].len();
-        let (w, x) = (w.map(|w| &w[..n]), x.map(|x| &x[..n]));
+        let (w, x) = (map(w, |w| &w[..n]), map(x, |x| &x[..n]));
         let distance = 4 * size_of_val(w[0]);
         let mut totals = [simd.splat4(0.0); T];
         for g in 0..n {
@@ -144,12 +144,12 @@ impl<F: Super> Dots<F> for SuperDots {
             let mut minus_sums = [[simd.splat4_i32(0); 4]; T];
             for r in 0..4 {
                 ask(simd, &w[r][g], distance);
-                let rows = block::<F, S, T>(simd, &w[r][g], x.map(|x| &x[g]));
+                let rows = block::<F, S, T>(simd, &w[r][g], map(x, |x| &x[g]));
                 for t in 0..T {
                     (sums[t][r], minus_sums[t][r]) = rows[t];
                 }
             }
-            let blocks = w.map(|w| &w[g]);
+            let blocks = map(w, |w| &w[g]);
             let scale = F::scale4(simd, blocks);
             for t in 0..T {
                 let d = simd.splat4(x[t][g].d);
@@ -188,7 +188,7 @@ fn block<F: Super, S: Simd, const T: usize>(simd: S, block: &F::Block, x: [&Grou
             };
         }
     }
-    std::array::from_fn(|t| {
+    make(|t| {
         let sum = simd.narrow(acc[t]);
         let minus = match F::N_SUB {
             8 => simd.dot2x8(minus[0], &x[t].minus_sums32),

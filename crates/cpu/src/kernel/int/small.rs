@@ -2,7 +2,7 @@
 //!
 //! Owns how their codes are unpacked. A pair of blocks fills a vector.
 
-use crate::level::Simd;
+use crate::level::{Simd, map};
 
 use super::Format;
 use super::groups::Group32;
@@ -51,7 +51,7 @@ macro_rules! small {
             }
             #[inline(always)]
             fn offset4<S: Simd>(simd: S, blocks: [&[u8; $bytes]; 4]) -> S::F4 {
-                simd.load4_f16(blocks.map(|block| *part::<2, 2>(block)))
+                simd.load4_f16(map(blocks, |block| *part::<2, 2>(block)))
             }
         }
 
@@ -69,8 +69,8 @@ macro_rules! small {
 #[inline(always)]
 fn scale4_of<S: Simd, const N: usize>(simd: S, blocks: [&[u8; N]; 4]) -> S::F4 {
     match N {
-        17 => simd.load4(blocks.map(|block| half_power(block[0]))),
-        _ => simd.load4_f16(blocks.map(|block| *part::<0, 2>(block))),
+        17 => simd.load4(map(blocks, |block| half_power(block[0]))),
+        _ => simd.load4_f16(map(blocks, |block| *part::<0, 2>(block))),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns how their codes and scales are unpacked. A block is four vectors of codes; each half of a vector is a *part* of
 //! 32 consecutive columns, and which two parts share a vector is up to the format.
 
-use crate::level::Simd;
+use crate::level::{Simd, make, map};
 
 use super::Format;
 use super::groups::Group256;
@@ -29,7 +29,7 @@ pub(crate) trait Super: Format<Group = Group256> {
             return Self::offsets(simd, block);
         }
         let zero = if Self::BITS == 8 { i16::from(S::BIAS) } else { Self::ZERO };
-        Self::scales(simd, block).map(|scales| simd.mul_i16x8(scales, zero))
+        map(Self::scales(simd, block), |scales| simd.mul_i16x8(scales, zero))
     }
 }
 
@@ -67,11 +67,11 @@ macro_rules! format {
             }
             #[inline(always)]
             fn scale4<S: Simd>(simd: S, blocks: [&[u8; $bytes]; 4]) -> S::F4 {
-                simd.load4_f16(blocks.map(|block| *part::<$d, 2>(block)))
+                simd.load4_f16(map(blocks, |block| *part::<$d, 2>(block)))
             }
             #[inline(always)]
             fn offset4<S: Simd>(simd: S, blocks: [&[u8; $bytes]; 4]) -> S::F4 {
-                simd.load4_f16(blocks.map(|block| *part::<$o, 2>(block)))
+                simd.load4_f16(map(blocks, |block| *part::<$o, 2>(block)))
             }
         }
     };
@@ -170,12 +170,12 @@ impl Super for Q2K {
     #[inline(always)]
     fn scales<S: Simd>(simd: S, block: &[u8; 84]) -> [S::I16x8; 2] {
         let low = |i: usize| (u64::from_le_bytes(*at(block, i)) & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
-        [0, 8].map(|i| simd.widen_u8x8(low(i)))
+        map([0, 8], |i| simd.widen_u8x8(low(i)))
     }
     #[inline(always)]
     fn offsets<S: Simd>(simd: S, block: &[u8; 84]) -> [S::I16x8; 2] {
         let high = |i: usize| (u64::from_le_bytes(*at(block, i)) >> 4 & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
-        [0, 8].map(|i| simd.widen_u8x8(high(i)))
+        map([0, 8], |i| simd.widen_u8x8(high(i)))
     }
 }
 
@@ -203,7 +203,7 @@ impl Super for Q3K {
         };
         let nibbles = 0x0f0f_0f0f_0f0f_0f0f;
         let bytes = [low & nibbles | pairs(0), low >> 4 & nibbles | pairs(4)];
-        bytes.map(|bytes| simd.add_i16x8(simd.widen_u8x8(bytes.to_le_bytes()), -32))
+        map(bytes, |bytes| simd.add_i16x8(simd.widen_u8x8(bytes.to_le_bytes()), -32))
     }
     #[inline(always)]
     fn offsets<S: Simd>(_: S, _: &[u8; 110]) -> [S::I16x8; 2] {
@@ -230,7 +230,7 @@ impl Super for Q6K {
     }
     #[inline(always)]
     fn scales<S: Simd>(simd: S, block: &[u8; 210]) -> [S::I16x8; 2] {
-        [192, 200].map(|i| simd.widen_i8x8(*at(block, i)))
+        map([192, 200], |i| simd.widen_i8x8(*at(block, i)))
     }
     #[inline(always)]
     fn offsets<S: Simd>(_: S, _: &[u8; 210]) -> [S::I16x8; 2] {
@@ -249,7 +249,7 @@ impl Super for Iq4Xs {
     fn scales<S: Simd>(simd: S, block: &[u8; 136]) -> [S::I16x8; 2] {
         let (low, high) = (u32::from_le_bytes(*at(block, 4)), u16::from_le_bytes(*at(block, 2)));
         let scale = |j: usize| (low >> (4 * j) & 15) as u8 | ((high >> (2 * j) & 3) as u8) << 4;
-        [simd.add_i16x8(simd.widen_u8x8(std::array::from_fn(scale)), -32); 2]
+        [simd.add_i16x8(simd.widen_u8x8(make(scale)), -32); 2]
     }
     #[inline(always)]
     fn offsets<S: Simd>(_: S, _: &[u8; 136]) -> [S::I16x8; 2] {
