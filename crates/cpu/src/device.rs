@@ -261,15 +261,7 @@ impl Device for Cpu {
     }
 
     fn cache_store(&self, cache: &mut Cache, layer: usize, slots: &[u32], parts: &[(&Vec<f32>, usize)]) {
-        let row_len: usize = parts.iter().map(|(_, len)| len).sum();
-        assert_eq!(row_len, cache.spec.row_len, "parts of a cache row");
-        for (t, &slot) in slots.iter().enumerate() {
-            let mut offset = 0;
-            for (part, len) in parts {
-                cache.write(layer, slot as usize, offset, &part[t * len..(t + 1) * len]);
-                offset += len;
-            }
-        }
+        cache.store(layer, slots, parts);
     }
 
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {

@@ -105,6 +105,13 @@ impl Level {
     }
 }
 
+/// Numbers of at most four bytes, of which any bits are one.
+pub(crate) trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for i8 {}
+impl Plain for u16 {}
+impl Plain for f32 {}
+
 /// A computation written once for every level.
 pub(crate) trait Kernel {
     /// The body; implementations are `#[inline(always)]`, so that it is compiled with the level's instructions.
@@ -143,11 +150,16 @@ pub(crate) trait Simd: Copy {
     fn store(self, vector: Self::F32, to: &mut [f32; LANES]);
     fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32;
     fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32;
+    /// Bytes as numbers.
+    fn load_i8(self, bytes: &[i8; LANES]) -> Self::F32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The larger of each pair; `b` where either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller of each pair; `b` where either is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The magnitudes.
     fn abs(self, a: Self::F32) -> Self::F32;
     /// a·b + c, rounded once.
@@ -161,6 +173,8 @@ pub(crate) trait Simd: Copy {
     fn to_f32(self, vector: Self::I32) -> Self::F32;
     /// a·2^e for normal a, e and result.
     fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32;
+    /// a·2^e, rounded once, for whole e of −250..=250: infinities, subnormals and NaN arise as they should.
+    fn mul_power(self, a: Self::F32, e: Self::F32) -> Self::F32;
 
     // --- i32
     fn splat_i32(self, value: i32) -> Self::I32;
@@ -183,6 +197,11 @@ pub(crate) trait Simd: Copy {
     fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::I16;
     /// Pairs (aᵢ, bᵢ).
     fn zip_i16(self, a: &[i16; LANES], b: &[i16; LANES]) -> Self::I16;
+    fn store_pairs(self, a: Self::I16, to: &mut [i16; 2 * LANES]);
+    /// Pairs of sign-extended bytes: the even ones of each lane's four, then the odd ones.
+    fn split_i8(self, bytes: &[i8; 4 * LANES]) -> [Self::I16; 2];
+    /// The first BF16 number of each lane's two, then the second.
+    fn split_bf16(self, bits: &[u16; 2 * LANES]) -> [Self::F32; 2];
     /// acc + a₀·b₀ + a₁·b₁ of each pair.
     fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32;
 
@@ -235,7 +254,7 @@ pub(crate) trait Simd: Copy {
         scale: Self::I16,
     ) -> [Self::I32; T];
     /// Sixteen rows of 64 bytes as sixteen steps of a panel: `to[i]` holds the bytes 4i..4i + 4 of every row.
-    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]);
+    fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]);
 
     // --- scales
     fn widen_u8x8(self, bytes: [u8; 8]) -> Self::I16x8;

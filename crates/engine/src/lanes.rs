@@ -62,7 +62,7 @@ impl LanesOptions {
     /// Bytes of a token's rows in all layers.
     #[must_use]
     pub fn token_bytes(&self, config: &Config) -> u64 {
-        (config.num_hidden_layers * config.attention.cache_row_len() * self.row_format.bytes()) as u64
+        model::counts::cache_bytes_per_token(config, self.row_format).own
     }
 
     /// Bytes of the cache.

@@ -3,7 +3,7 @@
 //! Owns what a row holds: `[c_kv | k_pe]` of MLA (the latent *is* the cache), `[k heads | v heads]` of a dense model.
 //! Must not decide which block belongs to whom.
 
-use ops::{CacheSpec, Device, DeviceError, RowFormat};
+use ops::{CacheSpec, Device, DeviceError, RowFormat, RowLayout};
 
 use crate::{Config, Model, config::Attention};
 
@@ -21,16 +21,34 @@ pub enum Cache<D: Device> {
     Kv(KvCache<D>),
 }
 
+/// Values of a dense model's row that share a scale in 8 bits, where that divides a head.
+const KV_GROUP: usize = 32;
+
+/// What a row holds. In 8 bits a latent has one scale, and its rotated key stays in 16 bits.
+#[must_use]
+pub fn row_layout(attention: &Attention, row_format: RowFormat) -> RowLayout {
+    match attention {
+        Attention::Mla(mla) => RowLayout {
+            row_len: mla.latent_dim(),
+            group_len: mla.kv_lora_rank,
+            tail_len: mla.qk_rope_head_dim,
+            row_format,
+        },
+        Attention::Gqa(gqa) => kv_layout(gqa.num_key_value_heads, gqa.head_dim, row_format),
+    }
+}
+
+/// Rows `[k heads | v heads]`.
+pub(crate) fn kv_layout(n_kv_heads: usize, head_dim: usize, row_format: RowFormat) -> RowLayout {
+    let group_len = if head_dim.is_multiple_of(KV_GROUP) { KV_GROUP } else { head_dim };
+    RowLayout { row_len: 2 * n_kv_heads * head_dim, group_len, tail_len: 0, row_format }
+}
+
 /// Geometry of a cache for a config.
 #[must_use]
 pub fn cache_spec(config: &Config, n_blocks: usize, block_len: usize, row_format: RowFormat) -> CacheSpec {
-    CacheSpec {
-        n_layers: config.num_hidden_layers,
-        n_blocks,
-        block_len,
-        row_len: config.attention.cache_row_len(),
-        row_format,
-    }
+    let row = row_layout(&config.attention, row_format);
+    CacheSpec { n_layers: config.num_hidden_layers, n_blocks, block_len, row }
 }
 
 impl<D: Device> Cache<D> {

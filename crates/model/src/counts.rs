@@ -2,6 +2,9 @@
 //!
 //! Owns arithmetic on the plan only; counts saturate, because a config may claim anything. Must not load anything.
 
+use ops::{RowFormat, RowLayout};
+
+use crate::cache::{kv_layout, row_layout};
 use crate::config::{Attention, Config};
 use crate::forward::{mul_adds_per_head, n_pairs};
 use crate::plan::{Role, plan};
@@ -86,20 +89,21 @@ pub struct CacheBytes {
     pub gqa_8: u64,
 }
 
-/// Bytes per token over all layers, `value_bytes` per value.
+/// Bytes per token over all layers.
 ///
 /// The twins' head has as many channels as this model's value head, as the published comparisons count.
 #[must_use]
-pub fn cache_bytes_per_token(config: &Config, value_bytes: u64) -> CacheBytes {
+pub fn cache_bytes_per_token(config: &Config, row_format: RowFormat) -> CacheBytes {
     let head_dim = match &config.attention {
         Attention::Mla(mla) => mla.v_head_dim,
         Attention::Gqa(gqa) => gqa.head_dim,
-    } as u64;
-    let per_layer = |values: u64| values * config.num_hidden_layers as u64 * value_bytes;
+    };
+    let per_layer = |row: RowLayout| row.row_bytes() as u64 * config.num_hidden_layers as u64;
+    let twin = |n_kv_heads: usize| per_layer(kv_layout(n_kv_heads, head_dim, row_format));
     CacheBytes {
-        own: per_layer(config.attention.cache_row_len() as u64),
-        mha: per_layer(2 * config.attention.num_attention_heads() as u64 * head_dim),
-        gqa_8: per_layer(2 * 8 * head_dim),
+        own: per_layer(row_layout(&config.attention, row_format)),
+        mha: twin(config.attention.num_attention_heads()),
+        gqa_8: twin(8),
     }
 }
 
@@ -151,7 +155,8 @@ mod tests {
 
     #[test]
     fn v3_caches_70272_bytes_per_token() {
-        let bytes = cache_bytes_per_token(&v3(), 2);
+        let bytes = cache_bytes_per_token(&v3(), RowFormat::BF16);
         assert_eq!(bytes, CacheBytes { own: 70_272, mha: 3_997_696, gqa_8: 249_856 });
+        assert_eq!(cache_bytes_per_token(&v3(), RowFormat::Q8).own, 61 * 644);
     }
 }

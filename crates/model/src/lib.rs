@@ -13,7 +13,7 @@ pub mod traffic;
 pub mod weights;
 mod workspace;
 
-pub use cache::{Cache, KvCache, LatentCache, cache_spec};
+pub use cache::{Cache, KvCache, LatentCache, cache_spec, row_layout};
 pub use config::{Config, ConfigError};
 pub use forward::{Form, forward, forward_mtp};
 pub use load::{LoadError, fit_to_file, load, stored};

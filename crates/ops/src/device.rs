@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-use crate::{RopeTable, RouterSpec, SeqSpan, WeightMatrix};
+use crate::{CacheSpec, RopeTable, RouterSpec, SeqSpan, WeightMatrix};
 
 /// Why a device could not provide or move memory.
 #[derive(Debug, Error)]
@@ -20,76 +20,6 @@ pub enum DeviceError {
         /// Bytes asked for.
         wanted: u64,
     },
-}
-
-/// How a cache row's numbers are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowFormat {
-    /// 4 bytes per value.
-    F32,
-    /// 2 bytes per value, rounded to nearest even.
-    BF16,
-}
-
-impl RowFormat {
-    /// Bytes of one value.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::BF16 => 2,
-        }
-    }
-
-    /// Name as users write it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::BF16 => "bf16",
-        }
-    }
-}
-
-/// Geometry of a cache: rows in blocks, the same for every layer.
-///
-/// # Memory   n_layers · n_blocks · block_len · row_len · row_format.bytes()
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheSpec {
-    /// Layers that cache.
-    pub n_layers: usize,
-    /// Blocks per layer.
-    pub n_blocks: usize,
-    /// Rows (positions) per block.
-    pub block_len: usize,
-    /// Values per row: `[c_kv | k_pe]` of MLA, or `[k heads | v heads]` of a dense model.
-    pub row_len: usize,
-    /// How values are stored.
-    pub row_format: RowFormat,
-}
-
-impl CacheSpec {
-    /// Values of all rows of all layers.
-    ///
-    /// # Errors
-    /// No machine has that much memory
-    pub fn n_values(&self) -> Result<usize, DeviceError> {
-        let sizes = [self.n_blocks, self.block_len, self.row_len];
-        let n = sizes.iter().try_fold(self.n_layers, |n, &size| n.checked_mul(size));
-        n.ok_or(DeviceError::OutOfMemory { what: "cache", wanted: u64::MAX })
-    }
-
-    /// Where the row of `slot` begins in layer `layer` of `[n_layers, n_blocks · block_len, row_len]`.
-    ///
-    /// # Panics
-    /// If the cache has no such layer or slot (a scheduler bug)
-    #[must_use]
-    pub fn row_start(&self, layer: usize, slot: usize) -> usize {
-        let slots = self.n_blocks * self.block_len;
-        assert!(layer < self.n_layers, "layer {layer} of a cache of {} layers", self.n_layers);
-        assert!(slot < slots, "slot {slot} of a cache of {slots} rows");
-        (layer * slots + slot) * self.row_len
-    }
 }
 
 /// A vector of zeros in main memory, or the error that the machine refused it.
@@ -397,7 +327,7 @@ pub trait Device: Send + Sync {
     /// Writes rows into the cache: row t is the concatenation of each part's row t.
     ///
     /// # Shapes   `parts: (buffer [T, len], len)` with Σ len = `row_len` · `slots [T]`
-    /// # Numerics rounds to nearest even where rows are BF16; a NaN stays one
+    /// # Numerics [`crate::RowLayout::round`], the same bits; a NaN stays one
     /// # Panics   if a slot lies outside of the cache (a scheduler bug)
     fn cache_store(&self, cache: &mut Self::Cache, layer: usize, slots: &[u32], parts: &[(&Self::Buffer, usize)]);
 

@@ -4,6 +4,7 @@
 //! Must not contain threads, files, SIMD, `unsafe` or serde.
 
 pub mod batch;
+pub mod cache;
 pub mod device;
 pub mod format;
 pub mod matrix;
@@ -12,9 +13,10 @@ pub mod rope;
 pub mod route;
 
 pub use batch::{Batch, SeqSpan};
+pub use cache::{CacheSpec, RowFormat, RowLayout};
 pub use device::{
-    Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
-    HeadSide, HeadWeights, NormLayout, RowFormat, zeroed,
+    Activations, AttendExpanded, AttendKv, AttendLatent, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
+    HeadWeights, NormLayout, zeroed,
 };
 pub use format::WeightFormat;
 pub use matrix::{BlockScales, WeightMatrix};

@@ -7,11 +7,9 @@
 mod attention;
 mod ffn;
 
-use half::bf16;
-
 use crate::{
     AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,
-    HeadWeights, NormLayout, RopeTable, RouterSpec, RowFormat, WeightMatrix, zeroed,
+    HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, zeroed,
 };
 
 /// The scalar device.
@@ -26,44 +24,16 @@ pub struct Routes {
     weights: Vec<f32>,
 }
 
-/// Cached rows of [`Reference`], `[n_layers, n_blocks · block_len, row_len]`.
+/// Cached rows of [`Reference`], `[n_layers, n_blocks · block_len, row_len]`: each value as its format keeps it.
 #[derive(Clone, Debug)]
 pub struct Cache {
     spec: CacheSpec,
-    rows: CacheRows,
-}
-
-#[derive(Clone, Debug)]
-enum CacheRows {
-    F32(Vec<f32>),
-    BF16(Vec<bf16>),
+    rows: Vec<f32>,
 }
 
 impl Cache {
-    /// Reads the row of `position` through a sequence's block table.
-    fn read_row(&self, layer: usize, block_table: &[u32], position: usize, out: &mut [f32]) {
-        let block_len = self.spec.block_len;
-        let slot = block_table[position / block_len] as usize * block_len + position % block_len;
-        let start = self.spec.row_start(layer, slot);
-        match &self.rows {
-            CacheRows::F32(rows) => out.copy_from_slice(&rows[start..start + out.len()]),
-            CacheRows::BF16(rows) => {
-                for (o, r) in out.iter_mut().zip(&rows[start..start + self.spec.row_len]) {
-                    *o = r.to_f32();
-                }
-            }
-        }
-    }
-
-    fn write(&mut self, start: usize, values: &[f32]) {
-        match &mut self.rows {
-            CacheRows::F32(rows) => rows[start..start + values.len()].copy_from_slice(values),
-            CacheRows::BF16(rows) => {
-                for (r, v) in rows[start..start + values.len()].iter_mut().zip(values) {
-                    *r = bf16::from_f32(*v);
-                }
-            }
-        }
+    fn row(&self, index: usize) -> &[f32] {
+        &self.rows[index * self.spec.row.row_len..][..self.spec.row.row_len]
     }
 }
 
@@ -119,12 +89,7 @@ impl Device for Reference {
     }
 
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
-        let len = spec.n_values()?;
-        let rows = match spec.row_format {
-            RowFormat::F32 => CacheRows::F32(zeroed(len, "cache")?),
-            RowFormat::BF16 => CacheRows::BF16(zeroed(len, "cache")?),
-        };
-        Ok(Cache { spec: *spec, rows })
+        Ok(Cache { spec: *spec, rows: zeroed(spec.n_values(spec.row.row_len)?, "cache")? })
     }
 
     fn write(&self, src: &[f32], dst: &mut Vec<f32>) -> Result<(), DeviceError> {
@@ -245,27 +210,22 @@ impl Device for Reference {
     }
 
     fn cache_store(&self, cache: &mut Cache, layer: usize, slots: &[u32], parts: &[(&Vec<f32>, usize)]) {
-        let row_len: usize = parts.iter().map(|(_, len)| len).sum();
-        assert_eq!(row_len, cache.spec.row_len, "parts of a cache row");
+        let layout = cache.spec.row;
+        assert_eq!(parts.iter().map(|(_, len)| len).sum::<usize>(), layout.row_len, "parts of a cache row");
         for (t, &slot) in slots.iter().enumerate() {
-            let mut at = cache.spec.row_start(layer, slot as usize);
-            for (part, len) in parts {
-                cache.write(at, &part[t * len..(t + 1) * len]);
-                at += len;
-            }
+            let at = cache.spec.row_index(layer, slot as usize) * layout.row_len;
+            let row = &mut cache.rows[at..at + layout.row_len];
+            let values = parts.iter().flat_map(|(part, len)| &part[t * len..(t + 1) * len]);
+            row.iter_mut().zip(values).for_each(|(r, v)| *r = *v);
+            layout.round(row);
         }
     }
 
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
-        let block = cache.spec.block_len;
+        let (block, row_len) = (cache.spec.block_len, cache.spec.row.row_len);
         for layer in 0..cache.spec.n_layers {
-            let from = cache.spec.row_start(layer, from as usize * block);
-            let to = cache.spec.row_start(layer, to as usize * block);
-            let len = block * cache.spec.row_len;
-            match &mut cache.rows {
-                CacheRows::F32(rows) => rows.copy_within(from..from + len, to),
-                CacheRows::BF16(rows) => rows.copy_within(from..from + len, to),
-            }
+            let [from, to] = [from, to].map(|b| cache.spec.row_index(layer, b as usize * block) * row_len);
+            cache.rows.copy_within(from..from + block * row_len, to);
         }
     }
 

@@ -62,7 +62,7 @@ where
 }
 
 pub(super) fn latent(cpu: &Cpu, args: &AttendLatent<'_, Cpu>, out: &mut [f32]) {
-    let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row_len);
+    let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row.row_len);
     let heads_per_unit = n_heads.div_ceil(cpu.n_threads());
     let n_groups = n_heads.div_ceil(heads_per_unit);
     let out = shared(out);
@@ -90,7 +90,7 @@ impl Kernel for Latent<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { args, rows, heads, out, scratch } = self;
-        let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row_len);
+        let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row.row_len);
         let n = rows.n * heads.len();
         let (tile, rest) = scratch.split_at_mut(TILE * row_len);
         let (queries, rest) = rest.split_at_mut(n * row_len);
@@ -130,7 +130,7 @@ fn read_tile<S: Simd>(
     let n_table = rows.block_table.len() * cache.spec.block_len;
     assert!(n_all <= n_table, "span of {n_all} positions in blocks of {n_table}");
     for (i, row) in tile.chunks_exact_mut(len).enumerate() {
-        cache.read(simd, layer, rows.block_table, start + i, offset, row);
+        cache.read(simd, cache.spec.row_of(layer, rows.block_table, start + i), offset, row);
     }
 }
 
@@ -183,7 +183,7 @@ impl Kernel for KeyValue<'_> {
 }
 
 pub(super) fn expanded(cpu: &Cpu, args: &AttendExpanded<'_, Cpu>, out: &mut [f32]) {
-    let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row_len);
+    let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row.row_len);
     let (head_dim, v_dim) = (args.q_pe.head_dim, args.v_head_dim);
     let c = row_len - (head_dim - args.q_pe.start);
     let out = shared(out);
@@ -212,7 +212,7 @@ impl Kernel for Expanded<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { args, rows, head, out, scratch } = self;
-        let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row_len);
+        let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row.row_len);
         let (head_dim, nope, v_dim) = (args.q_pe.head_dim, args.q_pe.start, args.v_head_dim);
         let c = row_len - (head_dim - nope);
         let (w_uk, rest) = scratch.split_at_mut(nope * c);

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd, make, map};
+use super::{Kernel, LANES, Plain, Simd, make, map};
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -133,6 +133,12 @@ impl Simd for Avx2 {
         make(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load16(bits, i))))))
     }
     #[inline(always)]
+    fn load_i8(self, bytes: &[i8; LANES]) -> Self::F32 {
+        let bytes = load16(bytes, 0);
+        let eight = |bytes| op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+        [eight(bytes), eight(op!(_mm_srli_si128::<8>(bytes)))]
+    }
+    #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         each(a, b, |a, b| op!(_mm256_add_ps(a, b)))
     }
@@ -147,6 +153,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         each(a, b, |a, b| op!(_mm256_max_ps(a, b)))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_min_ps(a, b)))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| op!(_mm256_div_ps(a, b)))
     }
     #[inline(always)]
     fn abs(self, a: Self::F32) -> Self::F32 {
@@ -186,6 +200,20 @@ impl Simd for Avx2 {
     fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32 {
         each(a, e, |a, e| {
             op!(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32::<23>(e))))
+        })
+    }
+
+    #[inline(always)]
+    fn mul_power(self, a: Self::F32, e: Self::F32) -> Self::F32 {
+        // Two factors, each a normal number; only the second product rounds.
+        each(a, e, |a, e| {
+            op!({
+                let power =
+                    |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
+                let e = _mm256_cvtps_epi32(e);
+                let half = _mm256_srai_epi32::<1>(e);
+                _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(e, half)))
+            })
         })
     }
 
@@ -254,6 +282,27 @@ impl Simd for Avx2 {
             let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
             [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
         })
+    }
+    #[inline(always)]
+    fn store_pairs(self, a: Self::I16, to: &mut [i16; 2 * LANES]) {
+        store(a[0], to, 0);
+        store(a[1], to, 1);
+    }
+    #[inline(always)]
+    fn split_i8(self, bytes: &[i8; 4 * LANES]) -> [Self::I16; 2] {
+        let bytes: [__m256i; 2] = [load(bytes, 0), load(bytes, 1)];
+        op!([
+            [0, 1].map(|i| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes[i]))),
+            bytes.map(|bytes| _mm256_srai_epi16::<8>(bytes)),
+        ])
+    }
+    #[inline(always)]
+    fn split_bf16(self, bits: &[u16; 2 * LANES]) -> [Self::F32; 2] {
+        let bits: [__m256i; 2] = [load(bits, 0), load(bits, 1)];
+        op!([
+            bits.map(|bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))),
+            bits.map(|bits| { _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000u32 as i32))) }),
+        ])
     }
     #[inline(always)]
     fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32 {
@@ -390,7 +439,7 @@ impl Simd for Avx2 {
         acc
     }
     #[inline(always)]
-    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
+    fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]) {
         for half in 0..2 {
             for group in 0..2 {
                 let eight: [__m256i; 8] = make(|r| load(rows[8 * group + r], half));

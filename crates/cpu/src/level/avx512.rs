@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd, make, map};
+use super::{Kernel, LANES, Plain, Simd, make, map};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, besides AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -128,6 +128,10 @@ impl Simd for Avx512 {
         op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load32(bits)))))
     }
     #[inline(always)]
+    fn load_i8(self, bytes: &[i8; LANES]) -> __m512 {
+        op!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(bytes))))
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_add_ps(a, b))
     }
@@ -142,6 +146,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
     }
     #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
@@ -175,6 +187,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn scale_by_power(self, a: __m512, e: __m512i) -> __m512 {
         op!(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32::<23>(e))))
+    }
+
+    #[inline(always)]
+    fn mul_power(self, a: __m512, e: __m512) -> __m512 {
+        op!(_mm512_scalef_ps(a, e))
     }
 
     #[inline(always)]
@@ -230,6 +247,23 @@ impl Simd for Avx512 {
             let (a, b) = (_mm512_cvtepu16_epi32(load32(a)), _mm512_cvtepu16_epi32(load32(b)));
             _mm512_or_si512(a, _mm512_slli_epi32::<16>(b))
         })
+    }
+    #[inline(always)]
+    fn store_pairs(self, a: __m512i, to: &mut [i16; 2 * LANES]) {
+        store(a, to);
+    }
+    #[inline(always)]
+    fn split_i8(self, bytes: &[i8; 4 * LANES]) -> [__m512i; 2] {
+        let bytes = load(bytes);
+        op!([_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes)), _mm512_srai_epi16::<8>(bytes)])
+    }
+    #[inline(always)]
+    fn split_bf16(self, bits: &[u16; 2 * LANES]) -> [__m512; 2] {
+        let bits = load(bits);
+        op!([
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)),
+            _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000u32 as i32))),
+        ])
     }
     #[inline(always)]
     fn dot2(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
@@ -373,7 +407,7 @@ impl Simd for Avx512 {
         acc
     }
     #[inline(always)]
-    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
+    fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]) {
         let r: [__m512i; 16] = make(|i| load(rows[i]));
         op!({
             // Within 128 bits: fours of rows, as for AVX2; then the 128-bit parts change places twice.

@@ -4,7 +4,7 @@
 
 use std::array::from_fn;
 
-use super::{LANES, Simd};
+use super::{LANES, Plain, Simd};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -51,6 +51,10 @@ impl Simd for Scalar {
         bits.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
     }
     #[inline(always)]
+    fn load_i8(self, bytes: &[i8; LANES]) -> [f32; LANES] {
+        bytes.map(f32::from)
+    }
+    #[inline(always)]
     fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         from_fn(|i| a[i] + b[i])
     }
@@ -65,6 +69,14 @@ impl Simd for Scalar {
     #[inline(always)]
     fn max(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        from_fn(|i| a[i] / b[i])
     }
     #[inline(always)]
     fn abs(self, a: [f32; LANES]) -> [f32; LANES] {
@@ -95,6 +107,16 @@ impl Simd for Scalar {
     #[inline(always)]
     fn scale_by_power(self, a: [f32; LANES], e: [i32; LANES]) -> [f32; LANES] {
         from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_add((e[i] as u32) << 23)))
+    }
+
+    #[inline(always)]
+    fn mul_power(self, a: [f32; LANES], e: [f32; LANES]) -> [f32; LANES] {
+        // Two factors, each a normal number; only the second product rounds.
+        let power = |e: i32| f32::from_bits(((e + 127) as u32) << 23);
+        from_fn(|i| {
+            let e = e[i] as i32;
+            a[i] * power(e >> 1) * power(e - (e >> 1))
+        })
     }
 
     #[inline(always)]
@@ -145,6 +167,18 @@ impl Simd for Scalar {
     #[inline(always)]
     fn zip_i16(self, a: &[i16; LANES], b: &[i16; LANES]) -> [i16; 2 * LANES] {
         from_fn(|i| if i % 2 == 0 { a[i / 2] } else { b[i / 2] })
+    }
+    #[inline(always)]
+    fn store_pairs(self, a: [i16; 2 * LANES], to: &mut [i16; 2 * LANES]) {
+        *to = a;
+    }
+    #[inline(always)]
+    fn split_i8(self, bytes: &[i8; 4 * LANES]) -> [[i16; 2 * LANES]; 2] {
+        [0, 1].map(|odd| from_fn(|i| i16::from(bytes[2 * i + odd])))
+    }
+    #[inline(always)]
+    fn split_bf16(self, bits: &[u16; 2 * LANES]) -> [[f32; LANES]; 2] {
+        [0, 1].map(|odd| from_fn(|i| f32::from_bits(u32::from(bits[2 * i + odd]) << 16)))
     }
     #[inline(always)]
     fn dot2(self, acc: [i32; LANES], a: [i16; 2 * LANES], b: [i16; 2 * LANES]) -> [i32; LANES] {
@@ -259,9 +293,10 @@ impl Simd for Scalar {
         acc
     }
     #[inline(always)]
-    fn transpose(self, rows: [&[u8; 64]; 16], to: &mut [[u8; 64]; 16]) {
+    fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]) {
+        let n = N / 16;
         for (i, to) in to.iter_mut().enumerate() {
-            *to = from_fn(|j| rows[j / 4][4 * i + j % 4]);
+            *to = from_fn(|j| rows[j / n][n * i + j % n]);
         }
     }
 

@@ -183,8 +183,8 @@ impl Chat<'_> {
             let message = format!("prompt: expected fewer than {wanted} tokens, the context, found {n_prompt}");
             return Err(Failure::input(message));
         }
-        let row_bytes = self.args.cache.row_format().bytes() as u64;
-        let needed = model::counts::cache_bytes_per_token(&self.source.config, row_bytes).own * wanted as u64;
+        let row_format = self.args.cache.row_format();
+        let needed = model::counts::cache_bytes_per_token(&self.source.config, row_format).own * wanted as u64;
         let available = memory().available;
         if needed > available {
             let (needed, available) = (bytes(needed), bytes(available));

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use model::config::{Attention, Config};
 use model::counts::{self, CacheBytes};
 use model::traffic::WeightBytes;
-use ops::Reference;
+use ops::{Reference, RowFormat};
 use serde_json::json;
 
 use crate::failure::{Failure, print};
@@ -67,7 +67,7 @@ impl<'a> Report<'a> {
             weight_bytes = file.tensors().map(|t| t.bytes.len() as u64).sum();
             active_bytes = WeightBytes::new(config, file).per_token(config);
         }
-        let cache_bf16 = counts::cache_bytes_per_token(config, 2);
+        let cache_bf16 = counts::cache_bytes_per_token(config, RowFormat::BF16);
         Ok(Self {
             source,
             parameters,
@@ -115,7 +115,7 @@ impl<'a> Report<'a> {
             let needed = self.needed(*context);
             json!({ "context": context, "bytes": needed, "fits": needed <= self.memory.available })
         };
-        let f32s = counts::cache_bytes_per_token(config, 4).own;
+        let [f32s, q8] = [RowFormat::F32, RowFormat::Q8].map(|row| counts::cache_bytes_per_token(config, row).own);
         json!({
             "model": self.source.path,
             "family": config.family.model_type(),
@@ -135,7 +135,7 @@ impl<'a> Report<'a> {
             "cache": {
                 "kind": match config.attention { Attention::Mla(_) => "latent", Attention::Gqa(_) => "key-value" },
                 "values_per_token_and_layer": config.attention.cache_row_len(),
-                "bytes_per_token": { "bf16": self.cache_bf16.own, "f32": f32s },
+                "bytes_per_token": { "bf16": self.cache_bf16.own, "f32": f32s, "q8": q8 },
                 "mha_bytes_per_token_bf16": self.cache_bf16.mha,
                 "gqa8_bytes_per_token_bf16": self.cache_bf16.gqa_8,
                 "percent_of_mha": self.share(self.cache_bf16.mha),

@@ -125,6 +125,8 @@ pub(crate) enum CacheArg {
     F32,
     /// 2 bytes per value.
     Bf16,
+    /// 1 byte per value, with a scale per latent (or per 32 values of a dense model).
+    Q8,
 }
 
 impl CacheArg {
@@ -132,6 +134,7 @@ impl CacheArg {
         match self {
             Self::F32 => RowFormat::F32,
             Self::Bf16 => RowFormat::BF16,
+            Self::Q8 => RowFormat::Q8,
         }
     }
 }

@@ -30,20 +30,20 @@ fn weigh<'v>(scores: &[f64], value: impl Fn(usize) -> &'v [f32], out: &mut [f32]
 
 /// The cached rows of a span as f32, `[n_cached + n_new, row_len]`.
 fn context(cache: &super::Cache, layer: usize, span: &SeqSpan, block_tables: &[u32]) -> Vec<f32> {
-    let row_len = cache.spec.row_len;
+    let row_len = cache.spec.row.row_len;
     let table = &block_tables[span.blocks.clone()];
     let n = span.n_cached + span.n_new;
     assert!(n <= table.len() * cache.spec.block_len, "span of {n} positions in {} blocks", table.len());
     let mut rows = vec![0f32; n * row_len];
     for (position, row) in rows.chunks_exact_mut(row_len).enumerate() {
-        cache.read_row(layer, table, position, row);
+        row.copy_from_slice(cache.row(cache.spec.row_of(layer, table, position)));
     }
     rows
 }
 
 pub(super) fn latent(args: &AttendLatent<'_, Reference>, out: &mut [f32]) {
     let c = args.kv_lora_rank;
-    let row_len = args.cache.spec.row_len;
+    let row_len = args.cache.spec.row.row_len;
     let rope_dim = row_len - c;
     let n_heads = args.q_pe.n_heads;
     for span in args.spans {
@@ -63,7 +63,7 @@ pub(super) fn latent(args: &AttendLatent<'_, Reference>, out: &mut [f32]) {
 }
 
 pub(super) fn expanded(args: &AttendExpanded<'_, Reference>, out: &mut [f32]) {
-    let row_len = args.cache.spec.row_len;
+    let row_len = args.cache.spec.row.row_len;
     let (n_heads, head_dim, nope) = (args.q_pe.n_heads, args.q_pe.head_dim, args.q_pe.start);
     let (c, v_dim) = (row_len - (head_dim - nope), args.v_head_dim);
     for span in args.spans {
@@ -114,7 +114,7 @@ fn expand<'l>(
 
 pub(super) fn key_value(args: &AttendKv<'_, Reference>, out: &mut [f32]) {
     let (n_heads, head_dim) = (args.n_heads, args.head_dim);
-    let row_len = args.cache.spec.row_len;
+    let row_len = args.cache.spec.row.row_len;
     let per_kv = n_heads / args.n_kv_heads;
     for span in args.spans {
         let rows = context(args.cache, args.layer, span, args.block_tables);

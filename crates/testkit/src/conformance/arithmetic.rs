@@ -74,12 +74,22 @@ pub(super) const SILU_SLOPE: f64 = 1.1;
 
 /// Relative error of a weight e^(score − max) of attention.
 ///
-/// `terms`: products per score; `magnitude`: largest scale·Σ|qᵢkᵢ| of a visible position; `n`: visible positions.
-pub(super) fn attention_weight(terms: usize, magnitude: f64, n: usize) -> f64 {
+/// `terms`: products per score; `magnitude`: largest scale·Σ|qᵢkᵢ| of a visible position; `n`: visible positions;
+/// `stepped`: how far a score may be off because its factors were rounded to whole numbers.
+pub(super) fn attention_weight(terms: usize, magnitude: f64, n: usize, stepped: f64) -> f64 {
     let score = (terms as f64 + 10.0) * magnitude;
     let softmax = (EXP + 1.0) * (n as f64 + 1.0);
-    (EPS * (score + softmax)).exp_m1()
+    (EPS * (score + softmax) + stepped).exp_m1()
 }
+
+/// Steps that a query of `len` channels is rounded to where it meets rows of 8 bits: as many as let the sum of their
+/// products stay below 2^31.
+pub(super) fn query_steps(len: usize) -> f64 {
+    (i32::MAX as usize / (127 * len)).min(WEIGHT_STEPS as usize) as f64
+}
+
+/// Steps that a weight of attention is rounded to where it multiplies rows of 8 bits.
+pub(super) const WEIGHT_STEPS: f64 = 32767.0;
 
 /// Error of a weighted mean of `n` values, relative to Σ pₛ|vₛ|, given the relative error of each weight and of each
 /// value.

@@ -23,7 +23,7 @@ pub(super) struct Score {
     pub(super) magnitude: f64,
 }
 
-/// The bounds of one row's head.
+/// The bounds of one row's head, computed in f32.
 ///
 /// `terms`: roundings of a score's sum; `value_error`: of each value, relative to `magnitudes`;
 /// `magnitudes(s, i)`: |v[s][i]| or the sum that makes it.
@@ -31,6 +31,28 @@ pub(super) fn head_bounds(
     scores: &[Score],
     terms: usize,
     value_error: f64,
+    dim: usize,
+    magnitudes: impl Fn(usize, usize) -> f64,
+) -> Vec<Bound> {
+    integer_bounds(scores, terms, value_error, Steps::default(), dim, magnitudes)
+}
+
+/// How coarsely a device rounds queries and weights to whole numbers.
+#[derive(Default)]
+pub(super) struct Steps {
+    /// How far a score may be off for that.
+    pub(super) score: f64,
+    /// Per position, half a step of its weight where the largest weight is 1: one rounding for each tile, whose largest
+    /// weight is at most that.
+    pub(super) weights: Vec<f64>,
+}
+
+/// As [`head_bounds`] where queries and weights are rounded too.
+pub(super) fn integer_bounds(
+    scores: &[Score],
+    terms: usize,
+    value_error: f64,
+    steps: Steps,
     dim: usize,
     magnitudes: impl Fn(usize, usize) -> f64,
 ) -> Vec<Bound> {
@@ -43,11 +65,13 @@ pub(super) fn head_bounds(
     let magnitude = seen.iter().map(|&s| scores[s].magnitude).fold(0.0, f64::max);
     let weights: Vec<f64> = seen.iter().map(|&s| (scores[s].value - max).exp()).collect();
     let total: f64 = weights.iter().sum();
-    let relative = weighted_mean(attention_weight(terms, magnitude, seen.len()), value_error, seen.len());
+    let weight = attention_weight(terms, magnitude, seen.len(), steps.score);
+    let relative = weighted_mean(weight, value_error, seen.len());
     let bound = |i: usize| {
         let mean: f64 = seen.iter().zip(&weights).map(|(&s, w)| w / total * magnitudes(s, i)).sum();
         let flushed: f64 = seen.iter().map(|&s| magnitudes(s, i) * 4.0 * TINY).sum();
-        Bound::Within(relative * mean + flushed + TINY)
+        let stepped: f64 = seen.iter().filter_map(|&s| Some(steps.weights.get(s)? * magnitudes(s, i))).sum();
+        Bound::Within(relative * mean + stepped / total / (1.0 - relative) + flushed + TINY)
     };
     (0..dim).map(bound).collect()
 }

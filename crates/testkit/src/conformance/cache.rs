@@ -3,7 +3,7 @@
 //! Owns what a cache holds after some stores and copies, seen through attention: a device has no way to read a cache.
 //! Must not rely on a cache's layout.
 
-use ops::{AttendKv, CacheSpec, Device, DeviceError, RowFormat, SeqSpan};
+use ops::{AttendKv, CacheSpec, Device, DeviceError, RowFormat, RowLayout, SeqSpan};
 
 use super::attention::{head_bounds, score};
 use super::buffers::{MARGIN, input, output, read, with_margin_bounds};
@@ -28,24 +28,23 @@ struct CacheCase {
 
 impl CacheCase {
     fn new(rng: &mut Random, spec: CacheSpec, steps: Vec<Step>, data: &str) -> Self {
-        let q = rng.values(spec.n_blocks * spec.row_len / 2);
+        let q = rng.values(spec.n_blocks * spec.row.row_len / 2);
         Self { data: format!("{data}, {spec:?}"), spec, steps, q }
     }
 
     /// Every layer's rows after the steps: `[n_layers, slots, row_len]`.
     fn rows(&self) -> Vec<f32> {
-        let CacheSpec { n_layers, n_blocks, block_len, row_len, row_format } = self.spec;
+        let CacheSpec { n_layers, n_blocks, block_len, row: layout } = self.spec;
+        let row_len = layout.row_len;
         let layer_len = n_blocks * block_len * row_len;
         let mut rows = vec![0f32; n_layers * layer_len];
         for step in &self.steps {
             match step {
                 Step::Store { layer, slots, parts } => {
                     for (t, &slot) in slots.iter().enumerate() {
-                        let row = parts.iter().flat_map(|(part, len)| &part[t * len..(t + 1) * len]);
+                        let row = parts.iter().flat_map(|(part, len)| part[t * len..(t + 1) * len].to_vec());
                         let at = layer * layer_len + slot as usize * row_len;
-                        for (r, v) in rows[at..at + row_len].iter_mut().zip(row) {
-                            *r = stored(*v, row_format);
-                        }
+                        rows[at..at + row_len].copy_from_slice(&stored(&row.collect::<Vec<_>>(), &layout));
                     }
                 }
                 Step::Copy { from, to } => {
@@ -66,7 +65,7 @@ impl Case for CacheCase {
     }
 
     fn run<D: Device>(&self, dev: &D) -> Result<Vec<f32>, DeviceError> {
-        let CacheSpec { n_layers, n_blocks, block_len, row_len, .. } = self.spec;
+        let CacheSpec { n_layers, n_blocks, block_len, row: RowLayout { row_len, .. } } = self.spec;
         let mut cache = dev.alloc_cache(&self.spec)?;
         for step in &self.steps {
             match step {
@@ -104,7 +103,7 @@ impl Case for CacheCase {
     }
 
     fn bounds(&self) -> Vec<Bound> {
-        let CacheSpec { n_layers, n_blocks, block_len, row_len, .. } = self.spec;
+        let CacheSpec { n_layers, n_blocks, block_len, row: RowLayout { row_len, .. } } = self.spec;
         let rows: Vec<f64> = self.rows().iter().map(|v| f64::from(*v)).collect();
         let (d, block) = (row_len / 2, block_len * row_len);
         let mut bounds = Vec::new();
@@ -137,14 +136,12 @@ fn some_slots(rng: &mut Random, spec: &CacheSpec, n: usize) -> Vec<u32> {
 }
 
 fn specs() -> impl Iterator<Item = CacheSpec> {
-    let shapes = [(1, 1, 2), (3, 2, 10), (16, 3, 34), (5, 2, 64)];
-    shapes.into_iter().flat_map(|(block_len, n_layers, row_len)| {
-        [RowFormat::F32, RowFormat::BF16].map(|row_format| CacheSpec {
-            n_layers,
-            n_blocks: 5,
-            block_len,
-            row_len,
-            row_format,
+    // block_len, n_layers, and a row's values, group and tail
+    let shapes = [(1, 1, [2, 1, 0]), (3, 2, [10, 4, 2]), (16, 3, [34, 16, 2]), (5, 2, [64, 32, 0])];
+    shapes.into_iter().flat_map(|(block_len, n_layers, [row_len, group_len, tail_len])| {
+        RowFormat::ALL.map(|row_format| {
+            let row = RowLayout { row_len, group_len, tail_len, row_format };
+            CacheSpec { n_layers, n_blocks: 5, block_len, row }
         })
     })
 }
@@ -152,7 +149,7 @@ fn specs() -> impl Iterator<Item = CacheSpec> {
 pub(super) fn cache_store<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(70);
     for spec in specs() {
-        let (row_len, last) = (spec.row_len, spec.n_layers - 1);
+        let (row_len, last) = (spec.row.row_len, spec.n_layers - 1);
         suite.check(&CacheCase::new(&mut rng, spec, Vec::new(), "fresh"));
         for lens in [vec![row_len], vec![row_len - 1, 1], vec![row_len / 2; 2]] {
             for n in [0, 1, 3, spec.n_blocks * spec.block_len] {
@@ -186,15 +183,34 @@ fn rounding<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
         0x8000_0000,
         0x0080_8000,
     ];
-    for row_format in [RowFormat::F32, RowFormat::BF16] {
+    for row_format in RowFormat::ALL {
         let (d, n_blocks) = (bits.len(), 3);
-        let spec = CacheSpec { n_layers: 1, n_blocks, block_len: 1, row_len: 2 * d, row_format };
+        let row = RowLayout { row_len: 2 * d, group_len: 1, tail_len: 0, row_format };
+        let spec = CacheSpec { n_layers: 1, n_blocks, block_len: 1, row };
         let mut values: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
         values.extend(rng.values(2 * d));
         let parts = vec![(vec![0.0; n_blocks * d], d), (values, d)];
         let steps = vec![Step::Store { layer: 0, slots: vec![2, 0, 1], parts }];
         suite.check(&CacheCase::new(rng, spec, steps, "rounding"));
     }
+    // Groups of 8 bits whose scale is 1, subnormal, too small to be one, and of which one value is not finite.
+    let least = f32::from_bits(1);
+    let groups = [
+        [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -126.5],
+        [-127.0, 0.49999997, 0.50000006, 1.4999999, 63.5, 64.5, -125.5, 0.0],
+        [1e-44, 128.0, -190.0, 64.0, 1.0, -1.0, 0.0, 3.0].map(|v: f32| if v > 0.5 || v < 0.0 { v * least } else { v }),
+        [1.0, 60.0, -63.0, 0.0, 2.0, 3.0, 4.0, 5.0].map(|v: f32| v * least),
+        [1e38, -1e38, 1e30, 3.9e35, -4e35, 0.0, 1.0, -1.0],
+        [1.0, 2.0, f32::NAN, 4.0, 5.0, 6.0, 7.0, 8.0],
+        [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, f32::NEG_INFINITY],
+        [0.0; 8],
+    ];
+    let (values, tail_len) = (groups.concat(), 8);
+    let d = values.len();
+    let row = RowLayout { row_len: 2 * d, group_len: 8, tail_len, row_format: RowFormat::Q8 };
+    let spec = CacheSpec { n_layers: 1, n_blocks: 1, block_len: 1, row };
+    let steps = vec![Step::Store { layer: 0, slots: vec![0], parts: vec![(vec![0.0; d], d), (values, d)] }];
+    suite.check(&CacheCase::new(rng, spec, steps, "rounding of groups"));
 }
 
 pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
@@ -204,7 +220,7 @@ pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
         let mut steps = Vec::new();
         for layer in 0..spec.n_layers {
             let slots = some_slots(&mut rng, &spec, n_slots);
-            steps.push(store(&mut rng, layer, slots, &[spec.row_len]));
+            steps.push(store(&mut rng, layer, slots, &[spec.row.row_len]));
         }
         steps.push(Step::Copy { from: 1, to: 3 });
         suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "one copy"));
@@ -212,7 +228,7 @@ pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
         suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "two copies"));
         // Source and copy do not share memory.
         let source = (spec.block_len..2 * spec.block_len).map(|slot| slot as u32).collect();
-        steps.push(store(&mut rng, 0, source, &[spec.row_len]));
+        steps.push(store(&mut rng, 0, source, &[spec.row.row_len]));
         suite.check(&CacheCase::new(&mut rng, spec, steps, "source overwritten"));
     }
 }

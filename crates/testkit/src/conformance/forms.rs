@@ -61,7 +61,7 @@ fn compare_forms<D: Device>(suite: &mut Suite<'_, D>, rounding: Rounding) {
         let [w_uk, w_uv] = heads(&mut rng, format, h, [n, v, c]);
         let row_format = [RowFormat::F32, RowFormat::BF16][i / 4 % 2];
         let plan = Plan { block_len: BLOCK_LENS[i % 3], row_format, spans: SPANS[1 + i % (SPANS.len() - 1)] };
-        let scene = Scene::new(&mut rng, plan, c + r);
+        let scene = Scene::new(&mut rng, plan, [c + r, c, r]);
         let q = scene.queries(&mut rng, h * (n + r), [1.0, 10.0][i / 8 % 2]);
         let scale = 1.0 / ((n + r) as f32).sqrt();
         let data = format!("C {c}, R {r}, n {n}, v {v}, H {h}, split {}, {plan:?}", w_uk.transposed);
@@ -166,7 +166,7 @@ impl Forms {
             // Scores: the query or key that is stored. Outputs: value or latent mean, and the result.
             Rounding::Stored => 2.0 * (2.0 * EPS * magnitude).exp_m1() + gamma(4.0),
             Rounding::F32 => {
-                let weight = attention_weight(n + r + c + 4, magnitude, n_visible);
+                let weight = attention_weight(n + r + c + 4, magnitude, n_visible, 0.0);
                 weighted_mean(weight, 2.0 * sum(c), n_visible)
             }
         }

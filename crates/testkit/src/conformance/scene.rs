@@ -3,7 +3,7 @@
 //! Owns shuffled blocks, spans with gaps between them, and rows that nobody may read: those hold NaN, and another layer
 //! holds other numbers. Must not attend.
 
-use ops::{CacheSpec, Device, DeviceError, RowFormat, SeqSpan};
+use ops::{CacheSpec, Device, DeviceError, RowFormat, RowLayout, SeqSpan};
 
 use super::buffers::{CANARY, input};
 use super::random::Random;
@@ -49,11 +49,13 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(rng: &mut Random, plan: Plan<'_>, row_len: usize) -> Self {
+    /// `[row_len, group_len, tail_len]`: what a row is made of.
+    pub(super) fn new(rng: &mut Random, plan: Plan<'_>, [row_len, group_len, tail_len]: [usize; 3]) -> Self {
         let Plan { block_len, row_format, spans } = plan;
         let blocks_of = |(n_new, n_cached): (usize, usize)| (n_new + n_cached).div_ceil(block_len);
         let n_blocks = N_SPARE + spans.iter().map(|&s| blocks_of(s)).sum::<usize>();
-        let spec = CacheSpec { n_layers: N_LAYERS, n_blocks, block_len, row_len, row_format };
+        let row = RowLayout { row_len, group_len, tail_len, row_format };
+        let spec = CacheSpec { n_layers: N_LAYERS, n_blocks, block_len, row };
         let mut free: Vec<u32> = (0..n_blocks as u32).collect();
         rng.shuffle(&mut free);
         // The tables' first entry belongs to nobody.
@@ -90,14 +92,27 @@ impl Scene {
     }
 
     pub(super) fn row_mut(&mut self, span: usize, position: usize) -> &mut [f32] {
-        let at = self.slot(span, position) * self.spec.row_len;
-        &mut self.rows[at..at + self.spec.row_len]
+        let row_len = self.spec.row.row_len;
+        let at = self.slot(span, position) * row_len;
+        &mut self.rows[at..at + row_len]
     }
 
     /// A row as the cache holds it.
     pub(super) fn row(&self, span: usize, position: usize) -> Vec<f64> {
-        let at = self.slot(span, position) * self.spec.row_len;
-        self.rows[at..at + self.spec.row_len].iter().map(|v| f64::from(stored(*v, self.spec.row_format))).collect()
+        stored(self.unrounded(span, position), &self.spec.row).into_iter().map(f64::from).collect()
+    }
+
+    fn unrounded(&self, span: usize, position: usize) -> &[f32] {
+        let row_len = self.spec.row.row_len;
+        let at = self.slot(span, position) * row_len;
+        &self.rows[at..at + row_len]
+    }
+
+    /// The scales of a row's groups, where it has some.
+    pub(super) fn scales(&self, span: usize, position: usize) -> Vec<f64> {
+        let layout = &self.spec.row;
+        let groups = &self.unrounded(span, position)[..layout.row_len - layout.tail_len];
+        groups.chunks_exact(layout.group_len).map(|group| f64::from(scale(group))).collect()
     }
 
     /// All rows of a span, in order.
@@ -115,7 +130,7 @@ impl Scene {
     /// The cache with every row stored; rows are put together of `parts`.
     pub(super) fn cache<D: Device>(&self, dev: &D, parts: &[usize]) -> Result<D::Cache, DeviceError> {
         let mut cache = dev.alloc_cache(&self.spec)?;
-        let row_len = self.spec.row_len;
+        let row_len = self.spec.row.row_len;
         let slots: Vec<u32> = (0..(self.rows.len() / row_len) as u32).rev().collect();
         let other = input(dev, &vec![CANARY; self.rows.len()])?;
         dev.cache_store(&mut cache, N_LAYERS - 1 - self.layer, &slots, &[(&other, row_len)]);
@@ -144,14 +159,35 @@ impl Scene {
     }
 }
 
-/// What a cache keeps of a number: BF16 rounds to nearest even, and a NaN stays one.
-pub(super) fn stored(value: f32, format: RowFormat) -> f32 {
-    match format {
-        RowFormat::BF16 if !value.is_nan() => {
-            let bits = u64::from(value.to_bits());
-            let rounded = bits + 0x7fff + (bits >> 16 & 1);
-            f32::from_bits(rounded as u32 & 0xffff_0000)
+/// What a cache keeps of a row. BF16 rounds to nearest even, and a NaN stays one; 8 bits round to whole multiples of a
+/// group's scale, and what is not finite makes all of its group NaN.
+pub(super) fn stored(row: &[f32], layout: &RowLayout) -> Vec<f32> {
+    match layout.row_format {
+        RowFormat::F32 => row.to_vec(),
+        RowFormat::BF16 => row.iter().map(|v| bf16(*v)).collect(),
+        RowFormat::Q8 => {
+            let (groups, tail) = row.split_at(layout.row_len - layout.tail_len);
+            let groups = groups.chunks_exact(layout.group_len).flat_map(|group| {
+                let d = scale(group);
+                group.iter().map(move |v| if d == 0.0 { 0.0 } else { code(*v, d) * d })
+            });
+            groups.chain(tail.iter().map(|v| bf16(*v))).collect()
         }
-        _ => value,
     }
+}
+
+fn bf16(value: f32) -> f32 {
+    let bits = u64::from(value.to_bits());
+    let rounded = bits + 0x7fff + (bits >> 16 & 1);
+    if value.is_nan() { value } else { f32::from_bits(rounded as u32 & 0xffff_0000) }
+}
+
+/// A quotient of f32 numbers made in f64 and rounded is the quotient rounded once.
+fn scale(group: &[f32]) -> f32 {
+    let max = group.iter().map(|v| f64::from(v.abs())).fold(0.0, f64::max);
+    if group.iter().all(|v| v.is_finite()) { (max / 127.0) as f32 } else { f32::NAN }
+}
+
+fn code(value: f32, d: f32) -> f32 {
+    ((f64::from(value) / f64::from(d)) as f32).round_ties_even().clamp(-127.0, 127.0)
 }

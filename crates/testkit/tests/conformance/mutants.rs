@@ -40,6 +40,11 @@ pub(crate) enum Fault {
     RotatedBackwards,
     Bf16Truncated,
     Bf16NanLost,
+    Q8ScalePerRow,
+    Q8TailRounded,
+    Q8HalvesAway,
+    Q8ScaleInverted,
+    Q8NanLost,
     PartsSwapped,
     SlotsIgnored,
     LayerIgnored,
@@ -84,7 +89,7 @@ pub(crate) enum Fault {
 }
 
 /// Every fault with the operations that must find it, each on its own.
-const FAULTS: [(Fault, &[Operation]); 61] = {
+const FAULTS: [(Fault, &[Operation]); 66] = {
     use Fault as F;
     use Operation as O;
     const ATTENTION: &[Operation] = &[O::AttendLatent, O::AttendExpanded, O::AttendKv];
@@ -118,6 +123,11 @@ const FAULTS: [(Fault, &[Operation]); 61] = {
         (F::RotatedBackwards, &[O::Rope]),
         (F::Bf16Truncated, &[O::CacheStore, O::AttendLatent, O::AttendKv]),
         (F::Bf16NanLost, &[O::CacheStore]),
+        (F::Q8ScalePerRow, &[O::CacheStore, O::AttendKv]),
+        (F::Q8TailRounded, &[O::CacheStore, O::AttendLatent]),
+        (F::Q8HalvesAway, &[O::CacheStore]),
+        (F::Q8ScaleInverted, &[O::CacheStore]),
+        (F::Q8NanLost, &[O::CacheStore]),
         (F::PartsSwapped, &[O::CacheStore, O::AttendLatent, O::AttendKv]),
         (F::SlotsIgnored, &[O::CacheStore, O::AttendLatent]),
         (F::LayerIgnored, &[O::CacheStore, O::AttendLatent, O::AttendExpanded, O::AttendKv]),

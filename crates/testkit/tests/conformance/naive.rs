@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU32;
 
 use ops::{
     Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
-    HeadSide, HeadWeights, NormLayout, RopePairing, RopeTable, RouterSpec, WeightFormat, WeightMatrix,
+    HeadSide, HeadWeights, NormLayout, RopePairing, RopeTable, RouterSpec, RowLayout, WeightFormat, WeightMatrix,
 };
 
 use crate::mutants::Fault;
@@ -93,7 +93,7 @@ impl Device for Naive {
     }
 
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
-        Ok(Cache { spec: *spec, rows: vec![0.0; spec.n_layers * spec.n_blocks * spec.block_len * spec.row_len] })
+        Ok(Cache { spec: *spec, rows: vec![0.0; spec.n_layers * spec.n_blocks * spec.block_len * spec.row.row_len] })
     }
 
     fn write(&self, src: &[f32], dst: &mut Vec<f32>) -> Result<(), DeviceError> {
@@ -212,7 +212,8 @@ impl Device for Naive {
     }
 
     fn cache_store(&self, cache: &mut Cache, layer: usize, slots: &[u32], parts: &[(&Vec<f32>, usize)]) {
-        let CacheSpec { n_blocks, block_len, row_len, row_format, .. } = cache.spec;
+        let CacheSpec { n_blocks, block_len, row: layout, .. } = cache.spec;
+        let row_len = layout.row_len;
         for (t, &slot) in slots.iter().enumerate() {
             let slot = if self.has(Fault::SlotsIgnored) { t } else { slot as usize };
             let mut row: Vec<f32> =
@@ -221,14 +222,13 @@ impl Device for Naive {
                 row.rotate_left(parts[0].1);
             }
             let at = (layer * n_blocks * block_len + slot) * row_len;
-            for (stored, v) in cache.rows[at..at + row_len].iter_mut().zip(row) {
-                *stored = self.rounded(v, row_format);
-            }
+            self.round_row(&mut row, &layout);
+            cache.rows[at..at + row_len].copy_from_slice(&row);
         }
     }
 
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
-        let CacheSpec { n_layers, n_blocks, block_len, row_len, .. } = cache.spec;
+        let CacheSpec { n_layers, n_blocks, block_len, row: RowLayout { row_len, .. } } = cache.spec;
         let n_layers = if self.has(Fault::CopiesOneLayer) { 1 } else { n_layers };
         let n_rows = if self.has(Fault::CopiesShort) { block_len - 1 } else { block_len };
         for layer in 0..n_layers {
@@ -259,7 +259,7 @@ impl Device for Naive {
 
     fn attend_expanded(&self, args: &AttendExpanded<'_, Self>, out: &mut Vec<f32>) {
         let (v_dim, HeadLayout { n_heads, head_dim, start: nope }) = (args.v_head_dim, args.q_pe);
-        let c = args.cache.spec.row_len - (head_dim - nope);
+        let c = args.cache.spec.row.row_len - (head_dim - nope);
         for h in 0..n_heads {
             let (w_uk, w_uv) = (self.logical(args.w_uk, h), self.logical(args.w_uv, h));
             self.for_each_row((args.cache, args.layer), (args.spans, args.block_tables), |t, rows, n| {

@@ -41,7 +41,7 @@ type Sums = Vec<Vec<(f64, f64)>>;
 impl Expanded {
     fn new(rng: &mut Random, plan: Plan<'_>, dims: Dims, [w_uk, w_uv]: [Heads; 2], size: f32) -> Self {
         let Dims { c, r, n, h, .. } = dims;
-        let scene = Scene::new(rng, plan, c + r);
+        let scene = Scene::new(rng, plan, [c + r, c, r]);
         let q = scene.queries(rng, h * (n + r), size);
         let scale = 1.0 / ((n + r) as f32).sqrt();
         let (format, split) = (w_uk.matrix.format, w_uk.transposed);
@@ -145,8 +145,8 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     for (i, dims) in DIMS.into_iter().enumerate() {
         let sizes = [dims.n, dims.v, dims.c];
         for (j, spans) in SPANS.into_iter().enumerate() {
-            let row_format = [RowFormat::F32, RowFormat::BF16][(i + j) % 2];
-            let plan = Plan { block_len: BLOCK_LENS[(i + j) % 3], row_format, spans };
+            let row_format = RowFormat::ALL[(i + j) % 3];
+            let plan = Plan { block_len: BLOCK_LENS[(i + j + i / 3) % 3], row_format, spans };
             let format = [WeightFormat::F32, WeightFormat::BF16, WeightFormat::F8_E4M3][(i + 2 * j) % 3];
             for size in [1.0, 60.0] {
                 let joint = Heads::joint(&mut rng, format, dims.h, sizes);

@@ -35,7 +35,7 @@ struct KeyValue {
 
 impl KeyValue {
     fn new(rng: &mut Random, plan: Plan<'_>, dims: Dims, size: f32) -> Self {
-        let scene = Scene::new(rng, plan, 2 * dims.n_kv_heads * dims.head_dim);
+        let scene = Scene::new(rng, plan, [2 * dims.n_kv_heads * dims.head_dim, dims.head_dim, 0]);
         let q = scene.queries(rng, dims.width(), size);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
         Self { dims, q, scale, data: format!("{plan:?}, {dims:?}, queries ±{size}"), scene }
@@ -108,7 +108,7 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     for (i, head_dim) in [1, 2, 7, 8, 15, 16, 17, 33, 64, 128].into_iter().enumerate() {
         for (j, spans) in SPANS.into_iter().enumerate() {
             let dims = Dims { n_kv_heads: 1 + (i + j) % 3, per_kv: [1, 2, 7][(i + 2 * j) % 3], head_dim };
-            for (k, row_format) in [RowFormat::F32, RowFormat::BF16].into_iter().enumerate() {
+            for (k, row_format) in RowFormat::ALL.into_iter().enumerate() {
                 let plan = Plan { block_len: BLOCK_LENS[(i + j + k) % 3], row_format, spans };
                 for size in [1.0, 100.0] {
                     suite.check(&KeyValue::new(&mut rng, plan, dims, size));

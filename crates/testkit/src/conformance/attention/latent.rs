@@ -4,12 +4,13 @@
 
 use ops::{AttendLatent, Device, DeviceError, HeadLayout, RowFormat};
 
+use super::super::arithmetic::{WEIGHT_STEPS, query_steps};
 use super::super::buffers::{input, output, read, with_margin_bounds};
 use super::super::case::{Case, Part, Suite};
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
 use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
-use super::{OUT_OF_SIGHT, head_bounds, output_of, queries_of, score};
+use super::{OUT_OF_SIGHT, Score, Steps, integer_bounds, output_of, queries_of, score};
 
 /// C, R, n, H.
 #[derive(Clone, Copy, Debug)]
@@ -42,12 +43,30 @@ struct Latent {
 
 impl Latent {
     fn new(rng: &mut Random, plan: Plan<'_>, dims: Dims, size: f32) -> Self {
-        let scene = Scene::new(rng, plan, dims.c + dims.r);
+        let scene = Scene::new(rng, plan, [dims.c + dims.r, dims.c, dims.r]);
         let (lat, all) = dims.widths();
         let q_lat = scene.queries(rng, lat, size);
         let q = scene.queries(rng, all, size);
         let scale = 1.0 / ((dims.n + dims.r) as f32).sqrt();
         Self { dims, q_lat, q, scale, data: format!("{plan:?}, {dims:?}, queries ±{size}"), scene }
+    }
+
+    /// How coarsely a device may round the latent part of `q`, and the weights, where rows are of 8 bits.
+    fn steps(&self, span: usize, q: &[f64], scores: &[Score], context: &[Vec<f64>]) -> Steps {
+        let c = self.dims.c;
+        if self.scene.spec.row.row_format != RowFormat::Q8 {
+            return Steps::default();
+        }
+        let half_step = q[..c].iter().map(|q| q.abs()).fold(0.0, f64::max) / query_steps(c) / 2.0;
+        let terms = |row: &Vec<f64>| row[..c].iter().map(|k| k.abs()).sum::<f64>();
+        let largest = context[..scores.len()].iter().map(terms).fold(0.0, f64::max);
+        // A weight is rounded together with its row's scale, of which the weight's own value is free.
+        let scales: Vec<f64> = (0..scores.len()).map(|s| self.scene.scales(span, s)[0]).collect();
+        let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
+        let weighed = |s: usize| (scores[s].value - max).exp() * scales[s];
+        let step = (0..scores.len()).map(weighed).fold(0.0, f64::max) / WEIGHT_STEPS;
+        let half = |d: &f64| if *d > 0.0 { step / d / 2.0 } else { 0.0 };
+        Steps { score: 1.001 * f64::from(self.scale) * half_step * largest, weights: scales.iter().map(half).collect() }
     }
 }
 
@@ -89,7 +108,8 @@ impl Case for Latent {
                         .iter()
                         .map(|row| score(self.scale, q.iter().copied(), row.iter().copied()))
                         .collect();
-                    let head = head_bounds(&scores, c + r, 0.0, c, |s, i| context[s][i].abs());
+                    let steps = self.steps(span, &q, &scores, &context);
+                    let head = integer_bounds(&scores, c + r, 0.0, steps, c, |s, i| context[s][i].abs());
                     bounds[th * c..(th + 1) * c].copy_from_slice(&head);
                 }
             }
@@ -126,7 +146,7 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(60);
     for (i, dims) in DIMS.into_iter().enumerate() {
         for (j, spans) in SPANS.into_iter().enumerate() {
-            for (k, row_format) in [RowFormat::F32, RowFormat::BF16].into_iter().enumerate() {
+            for (k, row_format) in RowFormat::ALL.into_iter().enumerate() {
                 let plan = Plan { block_len: BLOCK_LENS[(i + j + k) % 3], row_format, spans };
                 for size in [1.0, 100.0] {
                     suite.check(&Latent::new(&mut rng, plan, dims, size));
@@ -137,23 +157,26 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     }
 }
 
+/// Formats that computations differ by.
+const FORMATS: [RowFormat; 2] = [RowFormat::F32, RowFormat::Q8];
+
 /// A value that is not finite in one query or one cached row, and positions whose score is −∞.
 fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims) {
     let spans = &[(3, 5), (1, 19), (4, 0)];
-    for (i, value) in NON_FINITE.into_iter().enumerate() {
-        let plan = Plan { block_len: BLOCK_LENS[i], row_format: RowFormat::F32, spans };
+    for (i, (value, row_format)) in NON_FINITE.into_iter().flat_map(|v| FORMATS.map(|f| (v, f))).enumerate() {
+        let plan = Plan { block_len: BLOCK_LENS[i % 3], row_format, spans };
         let base = Latent::new(rng, plan, dims, 1.0);
         let (lat, all) = dims.widths();
-        let mut q_lat = Latent { data: format!("q_lat {value}, {dims:?}"), ..base.clone() };
+        let mut q_lat = Latent { data: format!("q_lat {value}, {plan:?}, {dims:?}"), ..base.clone() };
         q_lat.q_lat[lat + rng.below(dims.c)] = value;
         suite.check(&q_lat);
-        let mut q_pe = Latent { data: format!("q_pe {value}, {dims:?}"), ..base.clone() };
+        let mut q_pe = Latent { data: format!("q_pe {value}, {plan:?}, {dims:?}"), ..base.clone() };
         q_pe.q[all - 1] = value;
         suite.check(&q_pe);
         for (span, &(n_new, n_cached)) in spans.iter().enumerate() {
             for position in places(n_new + n_cached) {
                 for channel in [0, dims.c - 1, dims.c] {
-                    let data = format!("row {position} of span {span}: channel {channel} {value}, {dims:?}");
+                    let data = format!("row {position} of span {span}: channel {channel} {value}, {plan:?}, {dims:?}");
                     let mut case = Latent { data, ..base.clone() };
                     case.scene.row_mut(span, position)[channel] = value;
                     suite.check(&case);
@@ -161,10 +184,10 @@ fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims)
             }
         }
     }
-    for out in OUT_OF_SIGHT {
-        let plan = Plan { block_len: 3, row_format: RowFormat::F32, spans };
+    for (out, row_format) in OUT_OF_SIGHT.into_iter().flat_map(|out| FORMATS.map(|f| (out.clone(), f))) {
+        let plan = Plan { block_len: 3, row_format, spans };
         let mut case = Latent::new(rng, plan, dims, 1.0);
-        case.data = format!("positions {out:?} of 20 have score −∞, {dims:?}");
+        case.data = format!("positions {out:?} of 20 have score −∞, {plan:?}, {dims:?}");
         for head in case.q.chunks_exact_mut(dims.n + dims.r) {
             head[dims.n] = 0.5;
         }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use ops::{CacheSpec, HeadWeights, RouterSpec, RowFormat, Scoring, Selection, SeqSpan};
+use ops::{CacheSpec, HeadWeights, RouterSpec, RowFormat, RowLayout, Scoring, Selection, SeqSpan};
 
 use super::{Cache, Matrix, Naive};
 use crate::mutants::Fault;
@@ -74,13 +74,49 @@ impl Naive {
         if self.has(Fault::SigmoidOverflows) { x * (x.exp() / (1.0 + x.exp())) } else { x / (1.0 + (-x).exp()) }
     }
 
-    pub(super) fn rounded(&self, value: f32, format: RowFormat) -> f32 {
+    /// What a cache keeps of a row.
+    pub(super) fn round_row(&self, row: &mut [f32], layout: &RowLayout) {
+        match layout.row_format {
+            RowFormat::F32 => {}
+            RowFormat::BF16 => row.iter_mut().for_each(|v| *v = self.bf16(*v)),
+            RowFormat::Q8 => {
+                let (groups, tail) = row.split_at_mut(layout.row_len - layout.tail_len);
+                let group_len = if self.has(Fault::Q8ScalePerRow) { groups.len() } else { layout.group_len };
+                for group in groups.chunks_exact_mut(group_len) {
+                    self.q8(group);
+                }
+                match self.has(Fault::Q8TailRounded) && layout.tail_len > 0 {
+                    true => self.q8(tail),
+                    false => tail.iter_mut().for_each(|v| *v = self.bf16(*v)),
+                }
+            }
+        }
+    }
+
+    fn bf16(&self, value: f32) -> f32 {
         let bits = value.to_bits();
-        match format {
-            RowFormat::F32 => value,
-            RowFormat::BF16 if self.has(Fault::Bf16Truncated) => f32::from_bits(bits & 0xffff_0000),
-            RowFormat::BF16 if value.is_nan() && !self.has(Fault::Bf16NanLost) => f32::NAN,
-            RowFormat::BF16 => f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000),
+        match value.is_nan() && !self.has(Fault::Bf16NanLost) {
+            _ if self.has(Fault::Bf16Truncated) => f32::from_bits(bits & 0xffff_0000),
+            true => f32::NAN,
+            false => f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000),
+        }
+    }
+
+    fn q8(&self, group: &mut [f32]) {
+        let max = group.iter().fold(0f32, |max, v| max.max(v.abs()));
+        let finite = group.iter().all(|v| v.is_finite());
+        let d = max / 127.0;
+        for v in group {
+            let code = match *v / d {
+                x if self.has(Fault::Q8HalvesAway) => x.round(),
+                x if self.has(Fault::Q8ScaleInverted) => (*v * (127.0 / max) + 0.0 * x).round_ties_even(),
+                x => x.round_ties_even(),
+            };
+            *v = match (finite || self.has(Fault::Q8NanLost), d == 0.0) {
+                (true, true) => 0.0,
+                (true, false) => code.clamp(-127.0, 127.0) * d,
+                (false, _) => f32::NAN,
+            };
         }
     }
 
@@ -91,7 +127,7 @@ impl Naive {
         (spans, block_tables): (&[SeqSpan], &[u32]),
         mut each: impl FnMut(usize, &[&[f32]], usize),
     ) {
-        let CacheSpec { n_blocks, block_len, row_len, .. } = cache.spec;
+        let CacheSpec { n_blocks, block_len, row: RowLayout { row_len, .. }, .. } = cache.spec;
         let layer = if self.has(Fault::LayerIgnored) { 0 } else { layer };
         for span in spans {
             let table = &block_tables[span.blocks.clone()];

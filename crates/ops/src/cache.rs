@@ -1,0 +1,204 @@
+//! Cached rows: how many values a row has and how they are stored.
+//!
+//! Owns the geometry of a cache and the rounding of 8-bit rows, which is the same bits on every device. Must not hold
+//! rows, or know whose they are.
+
+use half::bf16;
+
+use crate::DeviceError;
+
+/// How a cache row's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowFormat {
+    /// 4 bytes per value.
+    F32,
+    /// 2 bytes per value, rounded to nearest even.
+    BF16,
+    /// 8 bits per value and one f32 scale per group of [`CacheSpec::group_len`] values ([`quantise`]); the last
+    /// [`CacheSpec::tail_len`] values of a row as BF16.
+    Q8,
+}
+
+impl RowFormat {
+    /// Every format, most precise first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::BF16, Self::Q8];
+
+    /// Name as users write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::BF16 => "bf16",
+            Self::Q8 => "q8",
+        }
+    }
+}
+
+/// What a row holds, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLayout {
+    /// Values per row: `[c_kv | k_pe]` of MLA, or `[k heads | v heads]` of a dense model.
+    pub row_len: usize,
+    /// Values that share a scale where rows are 8 bits: C of MLA; they divide what is not the tail.
+    pub group_len: usize,
+    /// Values at a row's end that stay in 16 bits where rows are 8 bits: R of MLA, whose rotated channels are few and
+    /// carry the order of words.
+    pub tail_len: usize,
+    /// How values are stored.
+    pub row_format: RowFormat,
+}
+
+impl RowLayout {
+    /// Scales of a row of 8 bits.
+    ///
+    /// # Panics
+    /// If groups do not divide the row without its tail
+    #[must_use]
+    pub fn n_groups(&self) -> usize {
+        let n = self.row_len - self.tail_len;
+        assert!(n.is_multiple_of(self.group_len), "groups of {} values in {n}", self.group_len);
+        n / self.group_len
+    }
+
+    /// Bytes of a row, scales included.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        match self.row_format {
+            RowFormat::F32 => 4 * self.row_len,
+            RowFormat::BF16 => 2 * self.row_len,
+            RowFormat::Q8 => self.row_len - self.tail_len + 4 * self.n_groups() + 2 * self.tail_len,
+        }
+    }
+
+    /// Rounds a row in place to what a cache keeps of it: the executable definition.
+    ///
+    /// # Panics
+    /// If the row is not `row_len` values
+    pub fn round(&self, row: &mut [f32]) {
+        assert_eq!(row.len(), self.row_len);
+        match self.row_format {
+            RowFormat::F32 => {}
+            RowFormat::BF16 => row.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+            RowFormat::Q8 => {
+                let (groups, tail) = row.split_at_mut(self.row_len - self.tail_len);
+                for group in groups.chunks_exact_mut(self.group_len) {
+                    let d = group_scale(group);
+                    group.iter_mut().for_each(|v| *v = f32::from(quantise(*v, d)) * d);
+                }
+                tail.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            }
+        }
+    }
+}
+
+/// The scale of a group: max|x| / 127, or NaN where a value is not finite, so that all of the group reads as NaN.
+#[must_use]
+pub fn group_scale(values: &[f32]) -> f32 {
+    match values.iter().all(|v| v.is_finite()) {
+        true => values.iter().fold(0f32, |max, v| max.max(v.abs())) / 127.0,
+        false => f32::NAN,
+    }
+}
+
+/// q = round(x / d) to nearest even, in −127..=127, so that x ≈ q·d; 0 where d is 0 or NaN.
+///
+/// One IEEE division in f32, subnormal scales included: those are rounded so coarsely that only the limits keep q in
+/// its range.
+#[must_use]
+pub fn quantise(x: f32, d: f32) -> i8 {
+    match d > 0.0 {
+        true => (x / d).round_ties_even().clamp(-127.0, 127.0) as i8,
+        false => 0,
+    }
+}
+
+/// Geometry of a cache: rows in blocks, the same for every layer.
+///
+/// # Memory   n_layers · n_blocks · block_len · row.row_bytes()
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Layers that cache.
+    pub n_layers: usize,
+    /// Blocks per layer.
+    pub n_blocks: usize,
+    /// Rows (positions) per block.
+    pub block_len: usize,
+    /// What a row holds.
+    pub row: RowLayout,
+}
+
+impl CacheSpec {
+    /// Rows of all layers, times `per_row`.
+    ///
+    /// # Errors
+    /// No machine has that much memory
+    pub fn n_values(&self, per_row: usize) -> Result<usize, DeviceError> {
+        let sizes = [self.n_blocks, self.block_len, per_row];
+        let n = sizes.iter().try_fold(self.n_layers, |n, &size| n.checked_mul(size));
+        n.ok_or(DeviceError::OutOfMemory { what: "cache", wanted: u64::MAX })
+    }
+
+    /// Which of all rows `[n_layers, n_blocks · block_len]` is that of `slot` in layer `layer`.
+    ///
+    /// # Panics
+    /// If the cache has no such layer or slot (a scheduler bug)
+    #[must_use]
+    pub fn row_index(&self, layer: usize, slot: usize) -> usize {
+        let slots = self.n_blocks * self.block_len;
+        assert!(layer < self.n_layers, "layer {layer} of a cache of {} layers", self.n_layers);
+        assert!(slot < slots, "slot {slot} of a cache of {slots} rows");
+        layer * slots + slot
+    }
+
+    /// As [`CacheSpec::row_index`], for the row that a sequence's position has through its block table.
+    #[must_use]
+    pub fn row_of(&self, layer: usize, block_table: &[u32], position: usize) -> usize {
+        let block = block_table[position / self.block_len] as usize;
+        self.row_index(layer, block * self.block_len + position % self.block_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(row_len: usize, group_len: usize, tail_len: usize) -> RowLayout {
+        RowLayout { row_len, group_len, tail_len, row_format: RowFormat::Q8 }
+    }
+
+    #[test]
+    fn v2_rows_take_644_bytes() {
+        assert_eq!(layout(576, 512, 64).row_bytes(), 644);
+        assert_eq!(layout(2048, 32, 0).row_bytes(), 2048 + 4 * 64);
+    }
+
+    #[test]
+    fn rows_round_group_by_group_with_a_tail_in_16_bits() {
+        let mut row = [127.0, -3.5, 2.5, 1.0, 0.0, -0.0, 1.01];
+        layout(7, 2, 1).round(&mut row);
+        assert_eq!(row[..2], [127.0, -4.0]);
+        let d = 2.5f32 / 127.0;
+        assert_eq!(row[2..4], [127.0 * d, (1.0f32 / d).round_ties_even() * d]);
+        assert_eq!(row[4..], [0.0, 0.0, 1.0078125]);
+    }
+
+    #[test]
+    fn what_is_not_finite_makes_a_group_nan_and_leaves_its_neighbours() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = [1.0, 2.0, value, 4.0, 5.0, 6.0];
+            layout(6, 2, 0).round(&mut row);
+            assert!(row[2].is_nan() && row[3].is_nan());
+            assert!(row[..2].iter().chain(&row[4..]).all(|v| v.is_finite()));
+        }
+    }
+
+    #[test]
+    fn subnormal_scales_stay_in_range() {
+        let least = f32::from_bits(1);
+        for max in [least, 127.0 * least, 128.0 * least, 190.0 * least, f32::MIN_POSITIVE] {
+            let d = group_scale(&[max, -max]);
+            assert!(d <= max && quantise(max, d) >= 0 && quantise(-max, d) == -quantise(max, d));
+        }
+        assert_eq!(group_scale(&[60.0 * least]), 0.0);
+    }
+}
