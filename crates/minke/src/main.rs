@@ -27,7 +27,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure a model on this machine: prefill and decode at context depths, beside the machine's limits.
+    // Without a line here, so that the help at `bench::Args` is shown whole.
     Bench(bench::Args),
     /// Talk to a model: the answer goes to stdout, its reasoning to stderr.
     Chat(chat::Args),

@@ -29,11 +29,14 @@ const COUNT_MAX: u64 = 1 << 20;
 
 /// Measure a model on this machine: prefill and decode at context depths, beside the machine's limits.
 ///
-/// Contexts are not computed but copied from a short real one, so that depth costs memory and no time. Every line gives
-/// the median of the rounds, with wall time, processor time, bytes moved per token (weights that are really read, with the
-/// experts really chosen, and the cache) and the share of the two limits, which are measured first: linear reads from main
-/// memory by all threads, and f32 arithmetic. Answers are checked: all numbers finite, every round the same tokens, and
-/// sequences of a batch the same as alone; if one fails, so does the command (exit code 1).
+/// Contexts are not computed but copied from a short real one, so that depth costs memory and no time. A line gives the
+/// median of the rounds, with wall time, processor time, bytes moved per token (weights that are really read, with the
+/// experts really chosen, and the cache) and the shares of two limits, which are measured first: linear reads from main
+/// memory by all threads, and f32 arithmetic. The latter is the faster of a plain loop and our own product of matrices in
+/// cache: a lower bound of the peak, so that its share is an upper bound, and integer kernels may exceed it.
+///
+/// Answers are checked: all numbers finite, every round the same tokens, and sequences of a batch the same as alone. If
+/// one fails, so does the command (exit code 1).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
     minke bench -m model.gguf --prefill 512,2048 --decode 64 --depth 0,4096,16384 --batch 1,4,8,16")]

@@ -22,7 +22,7 @@ const ROUNDS: usize = 8;
 pub(super) struct Limits {
     /// Linear reads from main memory.
     pub(super) read_bytes_per_s: f64,
-    /// f32 multiply-adds; each is two operations.
+    /// f32 multiply-adds, each two operations: a lower bound of the peak (see [`matmul_flops`]).
     pub(super) f32_flops: f64,
 }
 

@@ -96,7 +96,7 @@ impl Report<'_> {
                 "cpu_level": self.cpu.level().name(),
                 "threads": self.cpu.n_threads(),
                 "read_bytes_per_s": self.limits.read_bytes_per_s,
-                "f32_flops": self.limits.f32_flops,
+                "f32_flops_at_least": self.limits.f32_flops,
             },
             "model": {
                 "path": self.source.path,
@@ -145,7 +145,7 @@ impl Report<'_> {
                 "bytes_per_token": line.bytes_per_token,
                 "flops_per_token": line.flops_per_token,
                 "share_of_reads": line.share_of_reads,
-                "share_of_f32": line.share_of_f32,
+                "share_of_f32_at_most": line.share_of_f32,
                 "check": check,
             })
         });
@@ -186,10 +186,7 @@ impl Report<'_> {
         };
         let (level, n_threads) = (self.cpu.level().name(), self.cpu.n_threads());
         let (reads, gflops) = (bytes(self.limits.read_bytes_per_s as u64), self.limits.f32_flops / 1e9);
-        line(
-            "machine",
-            format!("{level}, {n_threads} threads; reads {reads}/s, f32 {gflops:.0} GFLOP/s, measured now"),
-        );
+        line("machine", format!("{level}, {n_threads} threads; reads {reads}/s, f32 at least {gflops:.0} GFLOP/s"));
         line("model", format!("{}, {}", self.source.path.display(), config.family.model_type()));
         let mut by_type: Vec<_> = self.source.stored_by_type().into_iter().collect();
         by_type.sort_by_key(|(_, stored)| std::cmp::Reverse(stored.bytes));
@@ -213,7 +210,7 @@ impl Report<'_> {
         let _ = writeln!(
             out,
             "{:<8}{:>7}{:>6}{:>7} {:>10} {:>21} {:>11} {:>12} {:>7} {:>6}  answers",
-            "", "depth", "batch", "tokens", "tokens/s", "min … max", "CPU ms/tok", "MB/token", "% reads", "% f32"
+            "", "depth", "batch", "tokens", "tokens/s", "min … max", "CPU ms/tok", "MB/token", "% reads", "% f32≤"
         );
         for series in self.series {
             let (cell, Some(line)) = (&series.cell, Line::new(series, &self.limits)) else { continue };
