@@ -28,6 +28,7 @@ struct Q8Rows {
     codes: Vec<i8>,
     /// `[rows, n_groups]`
     scales: Vec<f32>,
+    n_groups: usize,
     /// `[rows, tail_len]`, BF16.
     tails: Vec<u16>,
 }
@@ -50,6 +51,7 @@ impl Cache {
             RowFormat::Q8 => Rows::Q8(Q8Rows {
                 codes: zeroed(spec.n_values(layout.row_len - layout.tail_len)?, "cache")?,
                 scales: zeroed(spec.n_values(layout.n_groups())?, "cache")?,
+                n_groups: layout.n_groups(),
                 tails: zeroed(spec.n_values(layout.tail_len)?, "cache")?,
             }),
         };
@@ -79,7 +81,7 @@ impl Cache {
         match &mut self.rows {
             Rows::F32(rows) => part_mut(rows, index, layout.row_len).copy_from_slice(row),
             Rows::BF16(rows) => to_bf16(part_mut(rows, index, layout.row_len), row),
-            Rows::Q8(Q8Rows { codes, scales, tails }) => {
+            Rows::Q8(Q8Rows { codes, scales, tails, .. }) => {
                 let (groups, tail) = row.split_at(layout.row_len - layout.tail_len);
                 let codes = part_mut(codes, index, groups.len()).chunks_exact_mut(layout.group_len);
                 let scales = part_mut(scales, index, layout.n_groups());
@@ -99,7 +101,7 @@ impl Cache {
             match &mut self.rows {
                 Rows::F32(rows) => copy_rows(rows, [from, to], block, layout.row_len),
                 Rows::BF16(rows) => copy_rows(rows, [from, to], block, layout.row_len),
-                Rows::Q8(Q8Rows { codes, scales, tails }) => {
+                Rows::Q8(Q8Rows { codes, scales, tails, .. }) => {
                     copy_rows(codes, [from, to], block, layout.row_len - layout.tail_len);
                     copy_rows(scales, [from, to], block, layout.n_groups());
                     copy_rows(tails, [from, to], block, layout.tail_len);
@@ -108,16 +110,34 @@ impl Cache {
         }
     }
 
-    /// The row at `index`, where rows are of 8 bits.
+    /// The row at `index`.
+    ///
+    /// # Panics
+    /// If rows are of another format
     #[inline(always)]
-    pub(crate) fn q8_row(&self, index: usize) -> Option<Q8Row<'_>> {
-        let Rows::Q8(rows) = &self.rows else { return None };
+    pub(crate) fn q8_row(&self, index: usize) -> Q8Row<'_> {
+        let Rows::Q8(rows) = &self.rows else { panic!("rows are not of 8 bits") };
         let layout = self.spec.row;
-        Some(Q8Row {
-            codes: part(&rows.codes, index, layout.row_len - layout.tail_len),
-            scales: part(&rows.scales, index, layout.n_groups()),
+        let n_codes = layout.row_len - layout.tail_len;
+        Q8Row {
+            codes: part(&rows.codes, index, n_codes),
+            scales: part(&rows.scales, index, rows.n_groups),
             tail: part(&rows.tails, index, layout.tail_len),
-        })
+        }
+    }
+
+    /// As [`Cache::q8_row`] where rows are f32.
+    #[inline(always)]
+    pub(crate) fn f32_row(&self, index: usize) -> &[f32] {
+        let Rows::F32(rows) = &self.rows else { panic!("rows are not f32") };
+        part(rows, index, self.spec.row.row_len)
+    }
+
+    /// As [`Cache::q8_row`] where rows are BF16.
+    #[inline(always)]
+    pub(crate) fn bf16_row(&self, index: usize) -> &[u16] {
+        let Rows::BF16(rows) = &self.rows else { panic!("rows are not BF16") };
+        part(rows, index, self.spec.row.row_len)
     }
 
     /// The values `offset..offset + out.len()` of the row at `index`.
@@ -128,7 +148,7 @@ impl Cache {
             Rows::F32(rows) => out.copy_from_slice(&part(rows, index, layout.row_len)[range]),
             Rows::BF16(rows) => widen(simd, &part(rows, index, layout.row_len)[range], out),
             Rows::Q8(_) => {
-                let Some(row) = self.q8_row(index) else { return };
+                let row = self.q8_row(index);
                 let in_groups = row.codes.len().clamp(range.start, range.end);
                 let (out, tail) = out.split_at_mut(in_groups - range.start);
                 dequantise(simd, row, layout.group_len, range.start, out);

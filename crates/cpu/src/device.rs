@@ -18,6 +18,7 @@ use crate::kernel::matmul::{Inputs, MatMulTransposed, Outputs};
 use crate::level::{Kernel, Level, Simd};
 use crate::pool::{Pool, shared};
 use crate::scratch::Scratch;
+use attention::AttentionScratch;
 use products::{IntScratch, Part, Rows, Source};
 
 /// Values below which splitting costs more than it saves.
@@ -33,6 +34,7 @@ pub struct Cpu {
     /// Pieces for an operation's own use: the hidden rows and the outputs of experts.
     shared_scratch: Scratch<f32>,
     int_scratch: IntScratch,
+    attention_scratch: AttentionScratch,
 }
 
 /// Chosen experts, `top_k` per token.
@@ -64,6 +66,7 @@ impl Cpu {
             scratch: Scratch::new(n_threads, 0.0),
             shared_scratch: Scratch::new(2, 0.0),
             int_scratch: IntScratch::new(n_threads),
+            attention_scratch: AttentionScratch::new(n_threads),
         }
     }
 

@@ -4,5 +4,8 @@
 
 pub(crate) mod attention;
 pub(crate) mod dot;
+pub(crate) mod exp;
 pub(crate) mod int;
 pub(crate) mod matmul;
+pub(crate) mod panel;
+pub(crate) mod tile;

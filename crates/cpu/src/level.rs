@@ -143,6 +143,8 @@ pub(crate) trait Simd: Copy {
     const BIAS: u8;
     /// Rows of activations that [`Simd::panel_dots`] can keep in registers.
     const PANEL_TOKENS: usize;
+    /// Vectors of sums that a register tile keeps beside its operands: 4 or 8.
+    const TILE_ROWS: usize;
 
     // --- f32
     fn splat(self, value: f32) -> Self::F32;

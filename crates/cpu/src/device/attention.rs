@@ -1,25 +1,85 @@
-//! The three forms of attention, split into units of a few rows and heads.
+//! The three forms of attention, split into units of a few rows, heads and ranges of positions.
 //!
-//! Units are dealt to the threads in turn, because later rows see more positions than earlier ones. Owns the units and
-//! the tiles of keys and values they read. Must not write the cache.
+//! Owns the units, who computes them, and the rows of a context. What a unit computes does not depend on how many there
+//! are: threads share a context by its fixed ranges (`kernel/attention.rs`). Must not write the cache.
 
-use ops::{AttendExpanded, AttendKv, AttendLatent, HeadWeights, SeqSpan, WeightMatrix};
+mod expanded;
+mod floats;
+mod integers;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ops::{AttendExpanded, AttendKv, AttendLatent, RowFormat, SeqSpan};
 
 use super::Cpu;
 use crate::cache::Cache;
-use crate::kernel::attention::{Queries, TILE, Tile};
-use crate::kernel::dot::dots;
-use crate::kernel::matmul::decode;
-use crate::level::{Kernel, Simd};
+use crate::kernel::attention::{Gathered, MergeKept, RANGE, Scores, Step, TILE_VECTORS, Tile, Walk};
+use crate::level::{Kernel, LANES, Simd};
 use crate::pool::{Shared32, shared};
+use crate::scratch::Scratch;
 
-/// Rows of a unit: they share the conversion of each tile.
-const UNIT_ROWS: usize = 8;
+/// Queries of a unit that share the preparation of each tile.
+const UNIT_QUERIES: usize = 64;
+
+/// Memory of units, one piece per worker, and what ranges gathered before they are merged.
+pub(super) struct AttentionScratch {
+    vectors: Scratch<[f32; LANES]>,
+    panels: Scratch<[i16; 2 * LANES]>,
+    scores: Scratch<Scores>,
+    steps: Scratch<Step>,
+    kept: Scratch<[f32; LANES]>,
+}
+
+/// How much of it a unit takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    n_queries: usize,
+    value_vectors: usize,
+    /// Beside those of the walk.
+    vectors: usize,
+    panels: usize,
+}
+
+/// A unit's memory.
+struct Pieces<'a> {
+    walk: Walk<'a>,
+    vectors: &'a mut [[f32; LANES]],
+    panels: &'a mut [[i16; 2 * LANES]],
+}
+
+impl AttentionScratch {
+    pub(super) fn new(n_threads: usize) -> Self {
+        Self {
+            vectors: Scratch::new(n_threads, [0.0; LANES]),
+            panels: Scratch::new(n_threads, [0; 2 * LANES]),
+            scores: Scratch::new(n_threads, [[0.0; LANES]; TILE_VECTORS]),
+            steps: Scratch::new(n_threads, Step { factor: 0.0, n_seen: 0 }),
+            kept: Scratch::new(1, [0.0; LANES]),
+        }
+    }
+
+    fn lend(&self, worker: usize, room: Room, user: impl FnOnce(Pieces<'_>)) {
+        let (n, v) = (room.n_queries, room.value_vectors);
+        let gathered = Gathered::scratch_len(n, v);
+        self.vectors.lend(worker, 2 * gathered + room.vectors, |vectors| {
+            self.panels.lend(worker, room.panels, |panels| {
+                self.scores.lend(worker, n, |scores| {
+                    self.steps.lend(worker, n, |steps| {
+                        let (one, vectors) = vectors.split_at_mut(gathered);
+                        let (other, vectors) = vectors.split_at_mut(gathered);
+                        let (gathered, range) = (Gathered::new(one, n, v), Gathered::new(other, n, v));
+                        user(Pieces { walk: Walk { scores, steps, gathered, range }, vectors, panels });
+                    });
+                });
+            });
+        });
+    }
+}
 
 /// Some rows of a span.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
-    span: &'a SeqSpan,
     block_table: &'a [u32],
     /// First row of the step, and its position.
     row: usize,
@@ -33,17 +93,27 @@ impl Rows<'_> {
         self.position + self.n
     }
 
-    /// Positions that row `i` sees of the `n_tile` from `start` on.
-    fn n_seen(&self, i: usize, start: usize, n_tile: usize) -> usize {
-        (self.position + i + 1).saturating_sub(start).min(n_tile)
+    fn n_ranges(&self) -> usize {
+        self.n_visible().div_ceil(RANGE)
+    }
+
+    /// Positions that row `i` sees of a tile.
+    fn n_seen(&self, i: usize, tile: Tile) -> usize {
+        (self.position + i + 1).saturating_sub(tile.start).min(tile.n)
     }
 }
 
 /// The spans' rows, at most `rows_max` at a time.
-fn blocks<'a>(spans: &'a [SeqSpan], tables: &'a [u32], rows_max: usize) -> impl Iterator<Item = Rows<'a>> {
+fn blocks<'a>(
+    spans: &'a [SeqSpan],
+    tables: &'a [u32],
+    rows_max: usize,
+    block_len: usize,
+) -> impl Iterator<Item = Rows<'a>> {
     spans.iter().flat_map(move |span| {
+        let (n_all, n_table) = (span.n_cached + span.n_new, span.blocks.len() * block_len);
+        assert!(n_all <= n_table, "span of {n_all} positions in blocks of {n_table}");
         (0..span.n_new).step_by(rows_max.max(1)).map(move |i| Rows {
-            span,
             block_table: &tables[span.blocks.clone()],
             row: span.q_start + i,
             position: span.n_cached + i,
@@ -52,223 +122,264 @@ fn blocks<'a>(spans: &'a [SeqSpan], tables: &'a [u32], rows_max: usize) -> impl 
     })
 }
 
-/// Deals units to the threads: `job(worker, unit)` for unit = 0, 1, …
+/// Deals units to whoever is free: `job(worker, unit)`.
 fn deal<U>(cpu: &Cpu, units: impl Fn() -> U + Sync, job: &(dyn Fn(usize, U::Item) + Sync))
 where
     U: Iterator,
 {
-    let n_threads = cpu.pool.n_threads();
-    cpu.pool.run(&|worker| units().skip(worker).step_by(n_threads).for_each(|unit| job(worker, unit)));
+    let next = AtomicUsize::new(0);
+    cpu.pool.run(&|worker| {
+        let mut mine = next.fetch_add(1, Ordering::Relaxed);
+        for (i, unit) in units().enumerate() {
+            if i == mine {
+                job(worker, unit);
+                mine = next.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// The cached rows of a sequence in one layer.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    cache: &'a Cache,
+    layer: usize,
+    block_table: &'a [u32],
+}
+
+impl Context<'_> {
+    /// Indices of the rows of N positions from `start` on; beyond the first `n` the last of those again, so that nothing
+    /// else is read.
+    #[inline(always)]
+    fn rows<const N: usize>(&self, start: usize, n: usize) -> [usize; N] {
+        let spec = &self.cache.spec;
+        let mut rows = [spec.row_of(self.layer, self.block_table, start); N];
+        for i in 1..N {
+            rows[i] = match i < n {
+                false => rows[i - 1],
+                true if (start + i).is_multiple_of(spec.block_len) => {
+                    spec.row_of(self.layer, self.block_table, start + i)
+                }
+                true => rows[i - 1] + 1,
+            };
+        }
+        rows
+    }
+}
+
+/// Where a unit's results go.
+#[derive(Clone, Copy)]
+enum Sink<'a> {
+    /// Divided by the sums, to their places in the output.
+    Out(&'a [Shared32]),
+    /// As they are: there are other ranges to merge them with.
+    Kept(&'a [Shared32]),
+}
+
+/// Some heads of some rows of a span that look at cached rows as they are.
+#[derive(Clone, Copy)]
+struct Looks<'a> {
+    context: Context<'a>,
+    rows: Rows<'a>,
+    heads: Heads,
+    n_heads: usize,
+    scale: f32,
+    form: Form<'a>,
+}
+
+/// Consecutive heads.
+#[derive(Clone, Copy)]
+struct Heads {
+    start: usize,
+    len: usize,
+}
+
+/// What is compared and what is weighed.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// Channels of a row are keys, others values: `q` is a whole query.
+    KeyValue { q: &'a [f32], head_dim: usize, key_at: usize, value_at: usize },
+    /// The row is the key and its first `c` channels are the value.
+    Latent { q_lat: &'a [f32], c: usize, q: &'a [f32], head_dim: usize, start: usize },
+}
+
+impl<'a> Looks<'a> {
+    fn n(&self) -> usize {
+        self.rows.n * self.heads.len
+    }
+
+    /// Which of all rows' heads query `i` is.
+    fn place(&self, i: usize) -> usize {
+        (self.rows.row + i / self.heads.len) * self.n_heads + self.heads.start + i % self.heads.len
+    }
+
+    /// Channels of a value.
+    fn value_len(&self) -> usize {
+        match self.form {
+            Form::KeyValue { head_dim, .. } => head_dim,
+            Form::Latent { c, .. } => c,
+        }
+    }
+
+    fn value_vectors(&self) -> usize {
+        self.value_len().div_ceil(LANES)
+    }
+
+    /// Vectors that a range keeps of all queries.
+    fn kept_vectors(&self) -> usize {
+        self.n() * Gathered::kept_vectors(self.value_vectors())
+    }
+
+    /// The query's two parts, which follow one another; the second is empty unless the query is absorbed.
+    fn query(&self, i: usize) -> [&'a [f32]; 2] {
+        let at = self.place(i);
+        match self.form {
+            Form::KeyValue { q, head_dim, .. } => [&q[at * head_dim..][..head_dim], &[]],
+            Form::Latent { q_lat, c, q, head_dim, start } => {
+                let rope = self.context.cache.spec.row.row_len - c;
+                [&q_lat[at * c..][..c], &q[at * head_dim + start..][..rope]]
+            }
+        }
+    }
+
+    /// Whether products are taken in integers.
+    fn in_integers(&self) -> bool {
+        matches!(self.form, Form::Latent { .. }) && self.context.cache.spec.row.row_format == RowFormat::Q8
+    }
+
+    fn room(&self) -> Room {
+        let room = if self.in_integers() { integers::room(self) } else { floats::room(self) };
+        Room { n_queries: self.n(), value_vectors: self.value_vectors(), ..room }
+    }
+}
+
+/// A unit: some looks at some ranges.
+struct Unit<'a> {
+    looks: Looks<'a>,
+    ranges: Range<usize>,
+    sink: Sink<'a>,
+    pieces: Pieces<'a>,
+}
+
+impl Kernel for Unit<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { looks, ranges, sink, pieces } = self;
+        let Pieces { mut walk, vectors, panels } = pieces;
+        if looks.in_integers() {
+            integers::gather(simd, looks, ranges, &mut walk, vectors, panels);
+        } else {
+            floats::gather(simd, looks, ranges, &mut walk, vectors);
+        }
+        match sink {
+            Sink::Out(out) => walk.gathered.write(out, looks.value_len(), |i| looks.place(i) * looks.value_len()),
+            Sink::Kept(kept) => walk.gathered.keep(kept),
+        }
+    }
+}
+
+/// Computes all looks: each as a whole where there are enough of them for the threads, or else range by range.
+fn attend<'a, I>(cpu: &Cpu, looks: impl Fn() -> I + Sync, out: &mut [f32])
+where
+    I: Iterator<Item = Looks<'a>>,
+{
+    let (n_looks, n_ranges) = looks().fold((0, 0), |(n, ranges), look| (n + 1, ranges + look.rows.n_ranges()));
+    if n_looks == n_ranges || n_looks >= 2 * cpu.n_threads() {
+        let out = shared(out);
+        return deal(cpu, &looks, &|worker, looks| {
+            compute(cpu, worker, looks, 0..looks.rows.n_ranges(), Sink::Out(out));
+        });
+    }
+    // Looks and where they keep each range's results.
+    let places = || {
+        looks().scan(0, |at, look| {
+            let first = *at;
+            *at += look.rows.n_ranges() * look.kept_vectors();
+            Some((look, first))
+        })
+    };
+    let n_vectors = looks().map(|look| look.rows.n_ranges() * look.kept_vectors()).sum();
+    cpu.attention_scratch.kept.lend(0, n_vectors, |kept| {
+        {
+            let kept = shared(kept.as_flattened_mut());
+            let units = || {
+                places().flat_map(|(look, first)| {
+                    let range = move |r| (look, r, (first + r * look.kept_vectors()) * LANES);
+                    (0..look.rows.n_ranges()).map(range)
+                })
+            };
+            deal(cpu, units, &|worker, (look, r, at)| {
+                compute(cpu, worker, look, r..r + 1, Sink::Kept(&kept[at..at + look.kept_vectors() * LANES]));
+            });
+        }
+        let out = shared(out);
+        let queries = || places().flat_map(|(look, first)| (0..look.n()).map(move |i| (look, first, i)));
+        deal(cpu, queries, &|_, (look, first, i)| {
+            let (len, n_vectors) = (look.value_len(), look.value_vectors());
+            let first = first + i * Gathered::kept_vectors(n_vectors);
+            let (stride, n_ranges) = (look.kept_vectors(), look.rows.n_ranges());
+            let out = &out[look.place(i) * len..][..len];
+            cpu.level.run(MergeKept { kept, first, stride, n_ranges, n_vectors, out });
+        });
+    });
+}
+
+fn compute(cpu: &Cpu, worker: usize, looks: Looks<'_>, ranges: Range<usize>, sink: Sink<'_>) {
+    cpu.attention_scratch.lend(worker, looks.room(), |pieces| {
+        cpu.level.run(Unit { looks, ranges, sink, pieces });
+    });
 }
 
 pub(super) fn latent(cpu: &Cpu, args: &AttendLatent<'_, Cpu>, out: &mut [f32]) {
-    let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row.row_len);
-    let heads_per_unit = n_heads.div_ceil(cpu.n_threads());
-    let n_groups = n_heads.div_ceil(heads_per_unit);
-    let out = shared(out);
-    let units =
-        || blocks(args.spans, args.block_tables, UNIT_ROWS).flat_map(|rows| (0..n_groups).map(move |g| (rows, g)));
-    deal(cpu, units, &|worker, (rows, group)| {
-        let heads = group * heads_per_unit..((group + 1) * heads_per_unit).min(n_heads);
-        let n = rows.n * heads.len();
-        cpu.scratch.lend(worker, (TILE + n) * row_len + Queries::scratch_len(n, c), |scratch| {
-            cpu.level.run(Latent { args, rows, heads: heads.clone(), out, scratch });
-        });
-    });
-}
-
-/// A unit of absorbed attention: all its heads share each converted tile, whose rows are key and value at once.
-struct Latent<'a> {
-    args: &'a AttendLatent<'a, Cpu>,
-    rows: Rows<'a>,
-    heads: std::ops::Range<usize>,
-    out: &'a [Shared32],
-    scratch: &'a mut [f32],
-}
-
-impl Kernel for Latent<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { args, rows, heads, out, scratch } = self;
-        let (n_heads, c, row_len) = (args.q_pe.n_heads, args.kv_lora_rank, args.cache.spec.row.row_len);
-        let n = rows.n * heads.len();
-        let (tile, rest) = scratch.split_at_mut(TILE * row_len);
-        let (queries, rest) = rest.split_at_mut(n * row_len);
-        let mut gathered = Queries::new(rest, n, c);
-        let place = |i: usize| (rows.row + i / heads.len()) * n_heads + heads.start + i % heads.len();
-        for (i, query) in queries.chunks_exact_mut(row_len).enumerate() {
-            let q_pe = &args.q[place(i) * args.q_pe.head_dim + args.q_pe.start..][..row_len - c];
-            query[..c].copy_from_slice(&args.q_lat[place(i) * c..][..c]);
-            query[c..].copy_from_slice(q_pe);
-        }
-        for start in (0..rows.n_visible()).step_by(TILE) {
-            let n_tile = TILE.min(rows.n_visible() - start);
-            read_tile(simd, args.cache, args.layer, &rows, start, 0, &mut tile[..n_tile * row_len], row_len);
-            let tile = Tile { keys: tile, key_stride: row_len, values: tile, value_stride: row_len };
-            gathered.add(simd, tile, args.scale, |i| {
-                (&queries[i * row_len..(i + 1) * row_len], rows.n_seen(i / heads.len(), start, n_tile))
-            });
-        }
-        gathered.write(out, |i| place(i) * c);
-    }
-}
-
-/// Converts the rows at `start..` of a sequence into a tile, values `offset..offset + len` of each.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one call per form, all arguments distinct in type or name")]
-fn read_tile<S: Simd>(
-    simd: S,
-    cache: &Cache,
-    layer: usize,
-    rows: &Rows<'_>,
-    start: usize,
-    offset: usize,
-    tile: &mut [f32],
-    len: usize,
-) {
-    let n_all = rows.span.n_cached + rows.span.n_new;
-    let n_table = rows.block_table.len() * cache.spec.block_len;
-    assert!(n_all <= n_table, "span of {n_all} positions in blocks of {n_table}");
-    for (i, row) in tile.chunks_exact_mut(len).enumerate() {
-        cache.read(simd, cache.spec.row_of(layer, rows.block_table, start + i), offset, row);
-    }
+    let (c, q_pe, cache) = (args.kv_lora_rank, args.q_pe, args.cache);
+    let form = Form::Latent { q_lat: args.q_lat, c, q: args.q, head_dim: q_pe.head_dim, start: q_pe.start };
+    let rows_max = UNIT_QUERIES / q_pe.n_heads;
+    let blocks = || blocks(args.spans, args.block_tables, rows_max, cache.spec.block_len);
+    // All heads share a tile, unless there is too little context for every thread to have a part of it.
+    let n_ranges: usize = blocks().map(|rows| rows.n_ranges()).sum();
+    let n_groups = cpu.n_threads().div_ceil(n_ranges.max(1)).min(q_pe.n_heads);
+    let part = |group: usize| group * q_pe.n_heads / n_groups;
+    let looks = || {
+        blocks().flat_map(move |rows| {
+            let context = Context { cache, layer: args.layer, block_table: rows.block_table };
+            (0..n_groups).map(move |group| Looks {
+                context,
+                rows,
+                heads: Heads { start: part(group), len: part(group + 1) - part(group) },
+                n_heads: q_pe.n_heads,
+                scale: args.scale,
+                form,
+            })
+        })
+    };
+    attend(cpu, looks, out);
 }
 
 pub(super) fn key_value(cpu: &Cpu, args: &AttendKv<'_, Cpu>, out: &mut [f32]) {
+    let (cache, head_dim) = (args.cache, args.head_dim);
     let per_kv = args.n_heads / args.n_kv_heads;
-    let out = shared(out);
-    let units = || {
-        blocks(args.spans, args.block_tables, UNIT_ROWS).flat_map(|rows| (0..args.n_kv_heads).map(move |h| (rows, h)))
+    let looks = || {
+        let blocks = blocks(args.spans, args.block_tables, UNIT_QUERIES / per_kv, cache.spec.block_len);
+        blocks.flat_map(move |rows| {
+            let context = Context { cache, layer: args.layer, block_table: rows.block_table };
+            (0..args.n_kv_heads).map(move |h| Looks {
+                context,
+                rows,
+                heads: Heads { start: h * per_kv, len: per_kv },
+                n_heads: args.n_heads,
+                scale: args.scale,
+                form: Form::KeyValue {
+                    q: args.q,
+                    head_dim,
+                    key_at: h * head_dim,
+                    value_at: (args.n_kv_heads + h) * head_dim,
+                },
+            })
+        })
     };
-    deal(cpu, units, &|worker, (rows, kv_head)| {
-        let n = rows.n * per_kv;
-        cpu.scratch.lend(worker, 2 * TILE * args.head_dim + Queries::scratch_len(n, args.head_dim), |scratch| {
-            cpu.level.run(KeyValue { args, rows, kv_head, out, scratch });
-        });
-    });
-}
-
-/// A unit of grouped-query attention: the query heads of one key-value head.
-struct KeyValue<'a> {
-    args: &'a AttendKv<'a, Cpu>,
-    rows: Rows<'a>,
-    kv_head: usize,
-    out: &'a [Shared32],
-    scratch: &'a mut [f32],
-}
-
-impl Kernel for KeyValue<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { args, rows, kv_head, out, scratch } = self;
-        let (n_heads, dim) = (args.n_heads, args.head_dim);
-        let per_kv = n_heads / args.n_kv_heads;
-        let n = rows.n * per_kv;
-        let (keys, rest) = scratch.split_at_mut(TILE * dim);
-        let (values, rest) = rest.split_at_mut(TILE * dim);
-        let mut gathered = Queries::new(rest, n, dim);
-        let place = |i: usize| (rows.row + i / per_kv) * n_heads + kv_head * per_kv + i % per_kv;
-        for start in (0..rows.n_visible()).step_by(TILE) {
-            let n_tile = TILE.min(rows.n_visible() - start);
-            let (k_at, v_at) = (kv_head * dim, (args.n_kv_heads + kv_head) * dim);
-            read_tile(simd, args.cache, args.layer, &rows, start, k_at, &mut keys[..n_tile * dim], dim);
-            read_tile(simd, args.cache, args.layer, &rows, start, v_at, &mut values[..n_tile * dim], dim);
-            let tile = Tile { keys, key_stride: dim, values, value_stride: dim };
-            gathered.add(simd, tile, args.scale, |i| {
-                (&args.q[place(i) * dim..][..dim], rows.n_seen(i / per_kv, start, n_tile))
-            });
-        }
-        gathered.write(out, |i| place(i) * dim);
-    }
+    attend(cpu, looks, out);
 }
 
 pub(super) fn expanded(cpu: &Cpu, args: &AttendExpanded<'_, Cpu>, out: &mut [f32]) {
-    let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row.row_len);
-    let (head_dim, v_dim) = (args.q_pe.head_dim, args.v_head_dim);
-    let c = row_len - (head_dim - args.q_pe.start);
-    let out = shared(out);
-    // A unit is one head of a whole span: its key and value matrices are decoded once.
-    let units =
-        || blocks(args.spans, args.block_tables, usize::MAX).flat_map(|rows| (0..n_heads).map(move |h| (rows, h)));
-    deal(cpu, units, &|worker, (rows, head)| {
-        let matrices = (args.q_pe.start + v_dim + 1) * c.max(args.q_pe.start).max(v_dim);
-        let tiles = TILE * (row_len + head_dim + v_dim);
-        cpu.scratch.lend(worker, matrices + tiles + Queries::scratch_len(rows.n, v_dim), |scratch| {
-            cpu.level.run(Expanded { args, rows, head, out, scratch });
-        });
-    });
-}
-
-/// One head of one span: keys and values of a tile at a time are made from its latents.
-struct Expanded<'a> {
-    args: &'a AttendExpanded<'a, Cpu>,
-    rows: Rows<'a>,
-    head: usize,
-    out: &'a [Shared32],
-    scratch: &'a mut [f32],
-}
-
-impl Kernel for Expanded<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { args, rows, head, out, scratch } = self;
-        let (n_heads, row_len) = (args.q_pe.n_heads, args.cache.spec.row.row_len);
-        let (head_dim, nope, v_dim) = (args.q_pe.head_dim, args.q_pe.start, args.v_head_dim);
-        let c = row_len - (head_dim - nope);
-        let (w_uk, rest) = scratch.split_at_mut(nope * c);
-        let (w_uv, rest) = rest.split_at_mut(v_dim * c);
-        let (row, rest) = rest.split_at_mut(c.max(nope).max(v_dim));
-        logical(simd, args.w_uk, head, w_uk, row);
-        logical(simd, args.w_uv, head, w_uv, row);
-        let (latents, rest) = rest.split_at_mut(TILE * row_len);
-        let (keys, rest) = rest.split_at_mut(TILE * head_dim);
-        let (values, rest) = rest.split_at_mut(TILE * v_dim);
-        let mut gathered = Queries::new(rest, rows.n, v_dim);
-        let place = |t: usize| (rows.row + t) * n_heads + head;
-        for start in (0..rows.n_visible()).step_by(TILE) {
-            let n_tile = TILE.min(rows.n_visible() - start);
-            read_tile(simd, args.cache, args.layer, &rows, start, 0, &mut latents[..n_tile * row_len], row_len);
-            for (s, latent) in latents.chunks_exact(row_len).enumerate().take(n_tile) {
-                let (c_kv, k_pe) = latent.split_at(c);
-                let key = &mut keys[s * head_dim..(s + 1) * head_dim];
-                apply(simd, w_uk, c, c_kv, &mut key[..nope]);
-                key[nope..].copy_from_slice(k_pe);
-                apply(simd, w_uv, c, c_kv, &mut values[s * v_dim..(s + 1) * v_dim]);
-            }
-            let tile = Tile { keys, key_stride: head_dim, values, value_stride: v_dim };
-            gathered.add(simd, tile, args.scale, |t| {
-                (&args.q[place(t) * head_dim..][..head_dim], rows.n_seen(t, start, n_tile))
-            });
-        }
-        gathered.write(out, |t| place(t) * v_dim);
-    }
-}
-
-/// The logical matrix of a head, decoded, `[n_out, c]`.
-#[inline(always)]
-fn logical<S: Simd>(simd: S, w: &HeadWeights<WeightMatrix>, head: usize, out: &mut [f32], row: &mut [f32]) {
-    let first = head * w.head_stride + w.head_start;
-    let cols = w.weight.cols;
-    for r in 0..w.head_rows {
-        if w.transposed {
-            decode(simd, &w.weight, first + r, &mut row[..cols]);
-            row[..cols].iter().enumerate().for_each(|(i, value)| out[i * w.head_rows + r] = *value);
-        } else {
-            decode(simd, &w.weight, first + r, &mut out[r * cols..(r + 1) * cols]);
-        }
-    }
-}
-
-/// y = W x, four rows at a time.
-#[inline(always)]
-fn apply<S: Simd>(simd: S, w: &[f32], cols: usize, x: &[f32], y: &mut [f32]) {
-    let row = |r: usize| &w[r * cols..(r + 1) * cols];
-    let fours = y.len() / 4 * 4;
-    for r in (0..fours).step_by(4) {
-        let sums = dots(simd, [row(r), row(r + 1), row(r + 2), row(r + 3)], [x]);
-        y[r..r + 4].copy_from_slice(&sums.map(|[sum]| sum));
-    }
-    for (r, y) in y.iter_mut().enumerate().skip(fours) {
-        *y = dots(simd, [row(r)], [x])[0][0];
-    }
+    expanded::run(cpu, args, out);
 }

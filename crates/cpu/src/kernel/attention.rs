@@ -1,118 +1,229 @@
 //! Causal softmax over tiles of cached positions.
 //!
-//! Every form of attention comes down to one body: queries of a few rows and heads against tiles of keys and values in
-//! f32. A running maximum and sum make one pass over the context enough; tiles begin at multiples of [`TILE`] from
-//! position 0, so the order of every sum is fixed by the position alone.
+//! Every form of attention comes down to one walk: some queries against tiles of keys and values, a running maximum and
+//! sum making one pass over the context enough. The context is cut into ranges of [`RANGE`] positions from position 0
+//! on, each gathered on its own and merged in order, so that threads may share a context and every sum's order is still
+//! fixed by positions alone.
 //!
-//! Owns that body. Must not know where keys and values come from.
+//! Owns that walk. Must not know where keys and values come from.
 
-use super::dot::{add_scaled, dots};
-use crate::level::Simd;
+use std::ops::Range;
+
+use super::exp::exp;
+use crate::level::{Kernel, LANES, Simd};
 use crate::pool::Shared32;
 
 /// Positions per tile.
-pub(crate) const TILE: usize = 32;
+pub(crate) const TILE: usize = 128;
+/// Vectors of a tile's scores.
+pub(crate) const TILE_VECTORS: usize = TILE / LANES;
+/// Positions per range: a whole number of tiles.
+pub(crate) const RANGE: usize = 512;
 
-/// Keys and values of up to [`TILE`] consecutive positions.
+/// A tile: the first `n` positions from `start` on exist.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<'a> {
-    pub(crate) keys: &'a [f32],
-    pub(crate) key_stride: usize,
-    pub(crate) values: &'a [f32],
-    pub(crate) value_stride: usize,
+pub(crate) struct Tile {
+    pub(crate) start: usize,
+    pub(crate) n: usize,
 }
 
-/// Some queries and what each has gathered so far.
-pub(crate) struct Queries<'a> {
+/// Scores of one query, then its weights.
+pub(crate) type Scores = [[f32; LANES]; TILE_VECTORS];
+
+/// What a tile's weights do to what was gathered before: each query's factor for that, and how many of the tile's
+/// positions it sees.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) factor: f32,
+    pub(crate) n_seen: usize,
+}
+
+/// Keys and values of one form of attention.
+pub(crate) trait Tiles<S: Simd> {
+    /// Every query's scores of a tile, scaled; any value beyond its `n`.
+    fn scores(&mut self, simd: S, tile: Tile, scores: &mut [Scores]);
+    /// values = factor·values + Σ weight·value, for every query.
+    fn add_values(&mut self, simd: S, tile: Tile, weights: &mut [Scores], steps: &[Step], gathered: &mut Gathered<'_>);
+}
+
+/// What some queries have gathered.
+pub(crate) struct Gathered<'a> {
     /// `[max, sum]` of each query's softmax.
     softmax: &'a mut [[f32; 2]],
-    /// `[n, value_len]`, not yet divided by the sums.
-    values: &'a mut [f32],
-    value_len: usize,
+    /// `[n, n_vectors]`, not yet divided by the sums.
+    pub(crate) values: &'a mut [[f32; LANES]],
+    pub(crate) n_vectors: usize,
 }
 
-impl<'a> Queries<'a> {
-    /// Values of scratch that `n` queries take.
-    pub(crate) fn scratch_len(n: usize, value_len: usize) -> usize {
-        n * (2 + value_len)
+impl<'a> Gathered<'a> {
+    /// Vectors of scratch that `n` queries take.
+    pub(crate) fn scratch_len(n: usize, n_vectors: usize) -> usize {
+        n * n_vectors + (2 * n).div_ceil(LANES)
     }
 
-    /// `n` queries that have gathered nothing.
-    pub(crate) fn new(scratch: &'a mut [f32], n: usize, value_len: usize) -> Self {
-        let (softmax, values) = scratch[..Self::scratch_len(n, value_len)].split_at_mut(2 * n);
-        let softmax = softmax.as_chunks_mut::<2>().0;
-        softmax.fill([f32::NEG_INFINITY, 0.0]);
-        values.fill(0.0);
-        Self { softmax, values, value_len }
+    pub(crate) fn new(scratch: &'a mut [[f32; LANES]], n: usize, n_vectors: usize) -> Self {
+        let (values, softmax) = scratch[..Self::scratch_len(n, n_vectors)].split_at_mut(n * n_vectors);
+        let softmax = &mut softmax.as_flattened_mut().as_chunks_mut::<2>().0[..n];
+        Self { softmax, values, n_vectors }
     }
 
-    /// Adds a tile to every query: `query(i)` gives its channels and how many of the tile's positions it sees.
+    fn clear(&mut self) {
+        self.softmax.fill([f32::NEG_INFINITY, 0.0]);
+        self.values.fill([0.0; LANES]);
+    }
+
+    /// Adds what another range gathered.
     #[inline(always)]
-    pub(crate) fn add<'q, S: Simd>(
-        &mut self,
-        simd: S,
-        tile: Tile<'_>,
-        scale: f32,
-        query: impl Fn(usize) -> (&'q [f32], usize),
-    ) {
-        let each = self.softmax.iter_mut().zip(self.values.chunks_exact_mut(self.value_len));
-        for (i, (softmax, values)) in each.enumerate() {
-            let (query, n_seen) = query(i);
-            if n_seen > 0 {
-                gather(simd, softmax, values, query, tile, n_seen, scale);
+    fn merge<S: Simd>(&mut self, simd: S, other: &Self) {
+        let n_vectors = self.n_vectors;
+        let values = self.values.chunks_exact_mut(n_vectors).zip(other.values.chunks_exact(n_vectors));
+        for ((softmax, other), (values, added)) in self.softmax.iter_mut().zip(&*other.softmax).zip(values) {
+            let factors = join(softmax, other).map(|factor| simd.splat(factor));
+            for (value, added) in values.iter_mut().zip(added) {
+                let scaled = simd.mul(simd.load(added), factors[1]);
+                simd.store(simd.mul_add(simd.load(value), factors[0], scaled), value);
             }
         }
     }
 
-    /// Writes every query's result, divided by its sum, to `out[start(i)..]`.
-    pub(crate) fn write(&self, out: &[Shared32], start: impl Fn(usize) -> usize) {
-        for (i, ([_, sum], values)) in self.softmax.iter().zip(self.values.chunks_exact(self.value_len)).enumerate() {
-            values.iter().zip(&out[start(i)..]).for_each(|(value, out)| out.set(value / sum));
+    /// Writes every query's result, divided by its sum, to `out[start(i)..start(i) + len]`.
+    pub(crate) fn write(&self, out: &[Shared32], len: usize, start: impl Fn(usize) -> usize) {
+        for (i, ([_, sum], values)) in self.softmax.iter().zip(self.values.chunks_exact(self.n_vectors)).enumerate() {
+            let out = &out[start(i)..start(i) + len];
+            values.as_flattened().iter().zip(out).for_each(|(value, out)| out.set(value / sum));
+        }
+    }
+
+    /// Vectors that [`Gathered::keep`] writes for a query.
+    pub(crate) fn kept_vectors(n_vectors: usize) -> usize {
+        n_vectors + 1
+    }
+
+    /// Writes everything for [`MergeKept`], query after query.
+    pub(crate) fn keep(&self, out: &[Shared32]) {
+        let len = Self::kept_vectors(self.n_vectors) * LANES;
+        let each = self.softmax.iter().zip(self.values.chunks_exact(self.n_vectors));
+        for ((softmax, values), out) in each.zip(out.chunks_exact(len)) {
+            values.as_flattened().iter().chain(softmax).zip(out).for_each(|(value, out)| out.set(*value));
         }
     }
 }
 
-/// Adds the first `n` positions of a tile to one query's softmax and values.
+/// The softmax of two ranges together, and the factors of their values.
+fn join(softmax: &mut [f32; 2], other: &[f32; 2]) -> [f32; 2] {
+    let max = softmax[0].max(other[0]);
+    let base = base(max);
+    let factors = [softmax[0], other[0]].map(|max| (max - base).exp());
+    *softmax = [max, other[1].mul_add(factors[1], softmax[1] * factors[0])];
+    factors
+}
+
+/// What scores are compared with: their maximum, or 0 where all are −∞ and weigh nothing.
+fn base(max: f32) -> f32 {
+    if max == f32::NEG_INFINITY { 0.0 } else { max }
+}
+
+/// The result of one query from what [`Gathered::keep`] wrote for each range: the same operations in the same order as
+/// [`walk`] does over the ranges.
+pub(crate) struct MergeKept<'a> {
+    /// All ranges of all queries.
+    pub(crate) kept: &'a [[f32; LANES]],
+    /// Where the query's vectors begin in the first range, and from one range to the next.
+    pub(crate) first: usize,
+    pub(crate) stride: usize,
+    pub(crate) n_ranges: usize,
+    pub(crate) n_vectors: usize,
+    pub(crate) out: &'a [Shared32],
+}
+
+impl Kernel for MergeKept<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { kept, first, stride, n_ranges, n_vectors, out } = self;
+        let state = |range: usize| &kept[first + range * stride + n_vectors];
+        for (v, out) in out.chunks(LANES).enumerate() {
+            let mut softmax = [state(0)[0], state(0)[1]];
+            let mut value = simd.load(&kept[first + v]);
+            for range in 1..n_ranges {
+                let factors = join(&mut softmax, &[state(range)[0], state(range)[1]]);
+                let added = simd.mul(simd.load(&kept[first + range * stride + v]), simd.splat(factors[1]));
+                value = simd.mul_add(value, simd.splat(factors[0]), added);
+            }
+            let mut lanes = [0.0; LANES];
+            simd.store(value, &mut lanes);
+            lanes.iter().zip(out).for_each(|(value, out)| out.set(value / softmax[1]));
+        }
+    }
+}
+
+/// Room for the walk of some queries.
+pub(crate) struct Walk<'a> {
+    pub(crate) scores: &'a mut [Scores],
+    pub(crate) steps: &'a mut [Step],
+    pub(crate) gathered: Gathered<'a>,
+    /// What a range gathers before it is merged.
+    pub(crate) range: Gathered<'a>,
+}
+
+/// Gathers the ranges given, up to the `n_visible` positions that the queries see at most: `n_seen(i, tile)` of a tile
+/// for query i.
 #[inline(always)]
-fn gather<S: Simd>(
+pub(crate) fn walk<S: Simd>(
     simd: S,
-    [max, sum]: &mut [f32; 2],
-    values: &mut [f32],
-    query: &[f32],
-    tile: Tile<'_>,
-    n: usize,
-    scale: f32,
+    ranges: Range<usize>,
+    n_visible: usize,
+    tiles: &mut impl Tiles<S>,
+    room: &mut Walk<'_>,
+    n_seen: impl Fn(usize, Tile) -> usize,
 ) {
-    let mut scores = [f32::NEG_INFINITY; TILE];
-    let key = |s: usize| &tile.keys[s * tile.key_stride..][..query.len()];
-    let fours = n / 4 * 4;
-    for s in (0..fours).step_by(4) {
-        let sums = dots(simd, [key(s), key(s + 1), key(s + 2), key(s + 3)], [query]);
-        scores[s..s + 4].copy_from_slice(&sums.map(|[sum]| sum * scale));
+    let Walk { scores, steps, gathered, range } = room;
+    for r in ranges.clone() {
+        range.clear();
+        let end = n_visible.min((r + 1) * RANGE);
+        for start in (r * RANGE..end).step_by(TILE) {
+            let tile = Tile { start, n: TILE.min(end - start) };
+            tiles.scores(simd, tile, scores);
+            for (i, ((scores, step), state)) in scores.iter_mut().zip(&mut **steps).zip(&mut *range.softmax).enumerate()
+            {
+                let n_seen = n_seen(i, tile);
+                *step = Step { n_seen, factor: soften(simd, scores, n_seen, state) };
+            }
+            tiles.add_values(simd, tile, scores, steps, range);
+        }
+        if r == ranges.start {
+            gathered.softmax.copy_from_slice(range.softmax);
+            gathered.values.copy_from_slice(range.values);
+        } else {
+            gathered.merge(simd, range);
+        }
     }
-    for (s, score) in scores.iter_mut().enumerate().take(n).skip(fours) {
-        *score = dots(simd, [key(s)], [query])[0][0] * scale;
+}
+
+/// Scores become weights e^(score − max), 0 beyond the `n` that are seen; what was gathered before is to be multiplied by
+/// the result.
+#[inline(always)]
+fn soften<S: Simd>(simd: S, scores: &mut Scores, n: usize, [max, sum]: &mut [f32; 2]) -> f32 {
+    for (i, score) in scores.as_flattened_mut().iter_mut().enumerate().skip(n / LANES * LANES).take(LANES) {
+        if i >= n {
+            *score = f32::NEG_INFINITY;
+        }
     }
-    let new_max = scores[..n].iter().copied().fold(*max, f32::max);
-    if *max < new_max && *sum != 0.0 {
-        let factor = (*max - new_max).exp();
-        *sum *= factor;
-        values.iter_mut().for_each(|v| *v *= factor);
+    let used = n.div_ceil(LANES);
+    let mut largest = simd.splat(*max);
+    for scores in &scores[..used] {
+        largest = simd.max(simd.load(scores), largest);
     }
+    let new_max = simd.max_lane(largest);
+    let base = base(new_max);
+    let mut added = simd.splat(0.0);
+    for scores in &mut scores[..used] {
+        let weights = exp(simd, simd.sub(simd.load(scores), simd.splat(base)));
+        added = simd.add(added, weights);
+        simd.store(weights, scores);
+    }
+    scores[used..].fill([0.0; LANES]);
+    let factor = (*max - base).exp();
+    *sum = sum.mul_add(factor, simd.sum(added));
     *max = new_max;
-    // A tile of nothing but −∞ weighs nothing, unless the whole context is such a tile: then 0 / 0 tells.
-    for score in &mut scores[..n] {
-        let weight = if *score == f32::NEG_INFINITY && new_max == *score { 0.0 } else { (*score - new_max).exp() };
-        *sum += weight;
-        *score = weight;
-    }
-    let value_len = values.len();
-    let value = |s: usize| &tile.values[s * tile.value_stride..][..value_len];
-    for s in (0..fours).step_by(4) {
-        let weights = [scores[s], scores[s + 1], scores[s + 2], scores[s + 3]];
-        add_scaled(simd, weights, [value(s), value(s + 1), value(s + 2), value(s + 3)], values);
-    }
-    for (s, weight) in scores.iter().enumerate().take(n).skip(fours) {
-        add_scaled(simd, [*weight], [value(s)], values);
-    }
+    factor
 }

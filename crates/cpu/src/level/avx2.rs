@@ -110,6 +110,7 @@ impl Simd for Avx2 {
 
     const BIAS: u8 = 0;
     const PANEL_TOKENS: usize = 2;
+    const TILE_ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -292,16 +293,16 @@ impl Simd for Avx2 {
     fn split_i8(self, bytes: &[i8; 4 * LANES]) -> [Self::I16; 2] {
         let bytes: [__m256i; 2] = [load(bytes, 0), load(bytes, 1)];
         op!([
-            [0, 1].map(|i| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes[i]))),
-            bytes.map(|bytes| _mm256_srai_epi16::<8>(bytes)),
+            map(bytes, |bytes| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes))),
+            map(bytes, |bytes| _mm256_srai_epi16::<8>(bytes)),
         ])
     }
     #[inline(always)]
     fn split_bf16(self, bits: &[u16; 2 * LANES]) -> [Self::F32; 2] {
         let bits: [__m256i; 2] = [load(bits, 0), load(bits, 1)];
         op!([
-            bits.map(|bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))),
-            bits.map(|bits| { _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000u32 as i32))) }),
+            map(bits, |bits| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))),
+            map(bits, |bits| { _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000u32 as i32))) }),
         ])
     }
     #[inline(always)]

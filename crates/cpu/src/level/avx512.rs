@@ -106,6 +106,7 @@ impl Simd for Avx512 {
 
     const BIAS: u8 = 128;
     const PANEL_TOKENS: usize = 8;
+    const TILE_ROWS: usize = 8;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {

@@ -29,6 +29,7 @@ impl Simd for Scalar {
 
     const BIAS: u8 = 0;
     const PANEL_TOKENS: usize = 1;
+    const TILE_ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(self, value: f32) -> [f32; LANES] {

@@ -1,0 +1,269 @@
+//! Absorbed attention over rows of 8 bits, in integers.
+//!
+//! With q ≈ d_q·q̂ and a row's latent c = d·ĉ, scores are d_q·d·Σ q̂·ĉ beside the rotated channels' part in f32. Weights
+//! p are rounded together with their row's scale, p·d ≈ d_w·ŵ, so that values are d_w·Σ ŵ·ĉ. Both sums are exact in 32
+//! bits (docs/numerics.md, "Rows of 8 bits"). Owns that arithmetic. Must not see rows of other formats.
+
+use std::ops::Range;
+
+use super::{Context, Looks, Room};
+use crate::cache::Q8Row;
+use crate::kernel::attention::{Gathered, Scores, Step, TILE, Tile, Tiles, Walk, walk};
+use crate::kernel::panel::{bf16_steps, pair_steps, place_in_pairs, quantise, steps_of_pairs};
+use crate::kernel::tile::{RowsBody, floats, for_rows, pairs};
+use crate::level::{LANES, Simd, make};
+
+/// Vectors of value channels that are prepared at a time: a cache line of bytes.
+const VALUE_BLOCK: usize = 4;
+/// Blocks of 32 pairs that hold a tile's weights.
+const WEIGHT_BLOCKS: usize = TILE / 32;
+/// Steps of a weight: the sum over a tile is below 2^31.
+const WEIGHT_STEPS: f32 = 32767.0;
+/// Largest weight of a tile that counts as none; the largest weight of the context is 1.
+const WEIGHT_MIN: f32 = 1.0 / (1u128 << 100) as f32;
+
+/// Steps of a query: as many as keep the sum over its channels below 2^31.
+fn query_steps(c: usize) -> f32 {
+    (i32::MAX as usize / (127 * c)).min(i16::MAX as usize) as f32
+}
+
+/// Lengths of a unit's parts of scratch.
+struct Lengths {
+    c: usize,
+    rope: usize,
+    /// Steps of a panel of keys.
+    pairs: usize,
+    /// Steps of a panel of rotated keys.
+    rope_steps: usize,
+}
+
+impl Lengths {
+    fn new(looks: &Looks<'_>) -> Self {
+        let [c, rope] = looks.query(0).map(<[f32]>::len);
+        Self { c, rope, pairs: steps_of_pairs(c), rope_steps: rope.next_multiple_of(32) }
+    }
+}
+
+pub(super) fn room(looks: &Looks<'_>) -> Room {
+    let (n, lengths) = (looks.n(), Lengths::new(looks));
+    Room {
+        // Rotated queries, scales of queries and of weights, a panel of rotated keys, scales of keys.
+        vectors: n * lengths.rope_steps / LANES + 2 * n.div_ceil(LANES) + lengths.rope_steps + TILE / LANES,
+        // Queries, weights, a panel of keys, a block of values.
+        panels: n * (lengths.pairs / LANES + WEIGHT_BLOCKS) + lengths.pairs + VALUE_BLOCK * TILE / 2,
+        ..Room::default()
+    }
+}
+
+/// The whole walk of a unit.
+#[inline(always)]
+pub(super) fn gather<S: Simd>(
+    simd: S,
+    looks: Looks<'_>,
+    ranges: Range<usize>,
+    room: &mut Walk<'_>,
+    vectors: &mut [[f32; LANES]],
+    panels: &mut [[i16; 2 * LANES]],
+) {
+    let (n, lengths) = (looks.n(), Lengths::new(&looks));
+    let (rope_queries, vectors) = vectors.split_at_mut(n * lengths.rope_steps / LANES);
+    let (query_scales, vectors) = vectors.split_at_mut(n.div_ceil(LANES));
+    let (weight_scales, vectors) = vectors.split_at_mut(n.div_ceil(LANES));
+    let (rope_keys, scales) = vectors.split_at_mut(lengths.rope_steps);
+    let (queries, panels) = panels.split_at_mut(n * lengths.pairs / LANES);
+    let (weights, panels) = panels.split_at_mut(n * WEIGHT_BLOCKS);
+    let (keys, values) = panels.split_at_mut(lengths.pairs);
+    let (rope_queries, query_scales) = (rope_queries.as_flattened_mut(), query_scales.as_flattened_mut());
+    for i in 0..n {
+        let [latent, rope] = looks.query(i);
+        let to = queries[i * lengths.pairs / LANES..][..lengths.pairs / LANES].as_flattened_mut();
+        to[lengths.c / 4 * 4..].fill(0);
+        query_scales[i] = looks.scale * quantise(latent, query_steps(lengths.c), place_in_pairs, to);
+        rope_queries[i * lengths.rope_steps..][..lengths.rope].copy_from_slice(rope);
+    }
+    let mut tiles = Integers {
+        context: looks.context,
+        lengths,
+        scale: looks.scale,
+        queries,
+        query_scales,
+        rope_queries,
+        rows: [0; TILE],
+        keys,
+        rope_keys,
+        scales: &mut scales[..TILE / LANES],
+        weights,
+        weight_scales: weight_scales.as_flattened_mut(),
+        values: &mut values[..VALUE_BLOCK * TILE / 2],
+    };
+    let n_seen = |i: usize, tile: Tile| looks.rows.n_seen(i / looks.heads.len, tile);
+    walk(simd, ranges, looks.rows.n_visible(), &mut tiles, room, n_seen);
+}
+
+struct Integers<'a> {
+    context: Context<'a>,
+    lengths: Lengths,
+    scale: f32,
+    /// `[n, pairs]`
+    queries: &'a [[i16; 2 * LANES]],
+    /// d_q, times the scale of scores.
+    query_scales: &'a [f32],
+    /// `[n, rope_steps]`
+    rope_queries: &'a [f32],
+    /// The tile's rows.
+    rows: [usize; TILE],
+    /// `[pairs]` of sixteen positions.
+    keys: &'a mut [[i16; 2 * LANES]],
+    /// `[rope_steps]` of the same.
+    rope_keys: &'a mut [[f32; LANES]],
+    /// d of the tile's rows, then their shares of the largest.
+    scales: &'a mut [[f32; LANES]],
+    /// `[n, TILE]`
+    weights: &'a mut [[i16; 2 * LANES]],
+    /// d_w, times the largest d of the tile.
+    weight_scales: &'a mut [f32],
+    /// `[VALUE_BLOCK, TILE / 2]` pairs of positions.
+    values: &'a mut [[i16; 2 * LANES]],
+}
+
+impl Integers<'_> {
+    /// Replaces the scales by their shares of the largest, which is returned. A scale that is NaN has no share: it has
+    /// made the sum of every query that sees it NaN, and must not touch the others.
+    fn share_scales(&mut self) -> f32 {
+        let scales = self.scales.as_flattened_mut();
+        let largest = scales.iter().copied().filter(|d| d.is_finite()).fold(0.0, f32::max);
+        for d in scales {
+            *d = if *d > 0.0 { *d / largest } else { 0.0 };
+        }
+        largest
+    }
+
+    /// ŵ and d_w of every query.
+    #[inline(always)]
+    fn round_weights<S: Simd>(&mut self, simd: S, weights: &[Scores]) {
+        let largest_scale = self.share_scales();
+        let each = weights.iter().zip(self.weights.as_chunks_mut::<WEIGHT_BLOCKS>().0).zip(&mut *self.weight_scales);
+        for ((weights, rounded), weight_scale) in each {
+            let shared = |v: usize| simd.mul(simd.load(&weights[v]), simd.load(&self.scales[v]));
+            let mut largest = simd.splat(0.0);
+            for v in 0..TILE / LANES {
+                largest = simd.max(shared(v), largest);
+            }
+            let largest = simd.max_lane(largest);
+            if largest < WEIGHT_MIN {
+                *rounded = [[0; 2 * LANES]; WEIGHT_BLOCKS];
+                *weight_scale = 0.0;
+                continue;
+            }
+            let inverse = simd.splat(WEIGHT_STEPS / largest);
+            for (b, rounded) in rounded.iter_mut().enumerate() {
+                let [low, high] = make(|half| simd.round(simd.mul(shared(2 * b + half), inverse)));
+                simd.store_i16(low, high, rounded);
+            }
+            *weight_scale = largest / WEIGHT_STEPS * largest_scale;
+        }
+    }
+
+    /// Pairs of positions for a block of channels.
+    #[inline(always)]
+    fn zip_values<S: Simd>(&mut self, simd: S, n: usize, channels: Range<usize>) {
+        let whole = channels.len() / LANES;
+        let rest = channels.start + whole * LANES..channels.end;
+        let cache = self.context.cache;
+        for p in 0..n.div_ceil(2) {
+            let [a, b] = make(|i| cache.q8_row(self.rows[2 * p + i]).codes);
+            let (a_chunks, b_chunks) = (a[channels.clone()].as_chunks().0, b[channels.clone()].as_chunks().0);
+            for v in 0..whole {
+                simd.store_pairs(simd.zip_i8(&a_chunks[v], &b_chunks[v]), &mut self.values[v * TILE / 2 + p]);
+            }
+            if !rest.is_empty() {
+                let mut padded = [[0; LANES]; 2];
+                padded[0][..rest.len()].copy_from_slice(&a[rest.clone()]);
+                padded[1][..rest.len()].copy_from_slice(&b[rest.clone()]);
+                simd.store_pairs(simd.zip_i8(&padded[0], &padded[1]), &mut self.values[whole * TILE / 2 + p]);
+            }
+        }
+    }
+}
+
+impl<S: Simd> Tiles<S> for Integers<'_> {
+    #[inline(always)]
+    fn scores(&mut self, simd: S, tile: Tile, scores: &mut [Scores]) {
+        self.rows = self.context.rows(tile.start, tile.n);
+        for group in 0..tile.n.div_ceil(LANES) {
+            let cache = self.context.cache;
+            let rows: [Q8Row<'_>; LANES] = make(|i| cache.q8_row(self.rows[group * LANES + i]));
+            pair_steps(simd, make(|i| rows[i].codes), self.keys);
+            bf16_steps(simd, make(|i| rows[i].tail), self.rope_keys);
+            self.scales[group] = make(|i| rows[i].scales[0]);
+            let scales = self.scales[group];
+            for_rows(simd, scores.len(), &mut Products { of: self, scales, group, scores });
+        }
+        self.scales[tile.n.div_ceil(LANES)..].fill([0.0; LANES]);
+    }
+
+    #[inline(always)]
+    fn add_values(&mut self, simd: S, tile: Tile, weights: &mut [Scores], steps: &[Step], gathered: &mut Gathered<'_>) {
+        self.round_weights(simd, weights);
+        for block in 0..gathered.n_vectors.div_ceil(VALUE_BLOCK) {
+            let first = block * VALUE_BLOCK;
+            let n_vectors = VALUE_BLOCK.min(gathered.n_vectors - first);
+            self.zip_values(simd, tile.n, first * LANES..self.lengths.c.min((first + n_vectors) * LANES));
+            for v in 0..n_vectors {
+                let values = &self.values[v * TILE / 2..][..tile.n.div_ceil(2)];
+                for_rows(simd, steps.len(), &mut Sums { of: self, steps, values, vector: first + v, gathered });
+            }
+        }
+    }
+}
+
+/// Scores of R queries with sixteen keys.
+struct Products<'a, 't> {
+    of: &'a Integers<'t>,
+    scales: [f32; LANES],
+    group: usize,
+    scores: &'a mut [Scores],
+}
+
+impl<S: Simd> RowsBody<S> for Products<'_, '_> {
+    #[inline(always)]
+    fn rows<const R: usize>(&mut self, simd: S, first: usize) {
+        let Lengths { pairs: n_pairs, rope, rope_steps, .. } = self.of.lengths;
+        let blocks = n_pairs / LANES;
+        let latents = make(|r| self.of.queries[(first + r) * blocks..][..blocks].as_flattened().as_chunks().0);
+        let sums = pairs::<S, R>(simd, self.of.keys, latents);
+        let queries = make(|r| &self.of.rope_queries[(first + r) * rope_steps..]);
+        let rotated = floats::<S, R>(simd, [simd.splat(0.0); R], &self.of.rope_keys[..rope], queries);
+        let scales = simd.load(&self.scales);
+        for r in 0..R {
+            let latent = simd.mul(simd.mul(simd.to_f32(sums[r]), scales), simd.splat(self.of.query_scales[first + r]));
+            let score = simd.mul_add(rotated[r], simd.splat(self.of.scale), latent);
+            simd.store(score, &mut self.scores[first + r][self.group]);
+        }
+    }
+}
+
+/// One vector of R queries' values.
+struct Sums<'a, 't, 'g> {
+    of: &'a Integers<'t>,
+    steps: &'a [Step],
+    values: &'a [[i16; 2 * LANES]],
+    vector: usize,
+    gathered: &'a mut Gathered<'g>,
+}
+
+impl<S: Simd> RowsBody<S> for Sums<'_, '_, '_> {
+    #[inline(always)]
+    fn rows<const R: usize>(&mut self, simd: S, first: usize) {
+        let rows = |r: usize| &self.of.weights[(first + r) * WEIGHT_BLOCKS..][..WEIGHT_BLOCKS];
+        let weights = make(|r| rows(r).as_flattened().as_chunks().0);
+        let sums = pairs::<S, R>(simd, self.values, weights);
+        let n_vectors = self.gathered.n_vectors;
+        for (r, sum) in sums.into_iter().enumerate() {
+            let value = &mut self.gathered.values[(first + r) * n_vectors + self.vector];
+            let kept = simd.mul(simd.load(value), simd.splat(self.steps[first + r].factor));
+            let scale = simd.splat(self.of.weight_scales[first + r]);
+            simd.store(simd.mul_add(simd.to_f32(sum), scale, kept), value);
+        }
+    }
+}
