@@ -4,6 +4,7 @@
 //! stdout, all else to stderr. Must not contain logic that another front end would need.
 
 mod command;
+mod device;
 mod failure;
 mod memory;
 mod progress;

@@ -11,7 +11,6 @@ mod rival;
 
 use std::time::Instant;
 
-use cpu::{Cpu, Level};
 use engine::{Lanes, LanesOptions};
 use model::traffic::WeightBytes;
 
@@ -19,6 +18,7 @@ use self::clock::{Spent, anonymous_bytes};
 use self::measure::{Bench, Cell, Kind, Series, prompt};
 use self::report::Report;
 use super::logits::CacheArg;
+use crate::device::cpu;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
@@ -175,8 +175,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let file = source.weights()?;
     args.check(&source)?;
     let open_s = opened.elapsed().as_secs_f64();
-    let n_threads = args.threads.map_or_else(|| Cpu::new().n_threads(), |n| n as usize);
-    let cpu = Cpu::with(Level::detect(), n_threads);
+    let cpu = cpu(args.threads.map(|n| n as usize))?;
     let limits = limits::limits(&cpu)?;
 
     let loaded = Instant::now();

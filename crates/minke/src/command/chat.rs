@@ -12,6 +12,7 @@ use model::{Form, Model};
 use text::{Delta, Message, OutputStream, StopStrings};
 
 use super::logits::CacheArg;
+use crate::device::cpu;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
@@ -103,7 +104,7 @@ struct Answer {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let source = Source::open(&args.model)?;
     let text = source.text()?;
-    let cpu = Cpu::new();
+    let cpu = cpu(None)?;
     let model = model::load(&cpu, source.config.clone(), source.weights()?)?;
     let chat = Chat { args, source: &source, text: &text, cpu: &cpu, model: &model };
     let mut messages: Vec<Message> = args.system.iter().map(Message::system).collect();

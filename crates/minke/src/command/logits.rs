@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Dtype;
 use checkpoint::write::{Data, Item, safetensors};
-use cpu::Cpu;
 use engine::{Session, SessionOptions, argmax};
 use model::Form;
-use ops::{Device, Reference, RowFormat, WeightFormat};
+use ops::{Activations, Device, Reference, RowFormat, WeightFormat};
 use text::Message;
 
+use crate::device::cpu;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// What computes.
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceArg,
+    /// How the processor rounds activations before block-quantised weights: not at all, or to 8 bits as chat does.
+    #[arg(long, value_enum, default_value = "f32")]
+    activations: ActivationsArg,
     /// Report as JSON.
     #[arg(long)]
     json: bool,
@@ -129,6 +132,21 @@ pub(crate) enum CacheArg {
     Q8,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ActivationsArg {
+    F32,
+    Int8,
+}
+
+impl From<ActivationsArg> for Activations {
+    fn from(arg: ActivationsArg) -> Self {
+        match arg {
+            ActivationsArg::F32 => Self::F32,
+            ActivationsArg::Int8 => Self::Int8,
+        }
+    }
+}
+
 impl CacheArg {
     pub(crate) fn row_format(self) -> RowFormat {
         match self {
@@ -152,7 +170,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     check(args, &tokens, &source)?;
     let (vocab, n) = (source.config.vocab_size, tokens.len());
     let found = match args.device {
-        DeviceArg::Cpu => compute(args, &Cpu::new(), &source, &tokens)?,
+        DeviceArg::Cpu => compute(args, &cpu(None)?.with_activations(args.activations.into()), &source, &tokens)?,
         DeviceArg::Reference => compute(args, &Reference, &source, &tokens)?,
     };
     let f32s = Dtype::Weight(WeightFormat::F32);
