@@ -11,7 +11,7 @@ use ops::{Activations, WeightMatrix};
 
 use super::Cpu;
 use crate::kernel::int::groups::{Group, Group32, Group256, Quantised, Round};
-use crate::kernel::int::panel::{Panel, PanelProducts, SmallPanel, SuperPanel};
+use crate::kernel::int::panel::{Panel, PanelProducts, SmallPanel, SuperPanel, panels_at_once};
 use crate::kernel::int::rows::{Dots, RowProducts, SmallDots, SuperDots};
 use crate::kernel::int::{self, Format, UNIT, WithFormat, with_format};
 use crate::kernel::matmul::{Inputs, MatMul, Outputs, PANEL};
@@ -178,7 +178,7 @@ impl InIntegers<'_> {
             return cpu.level.run(RowProducts::<F, D> { w, w_rows, first, bias, x, out, dots: PhantomData });
         }
         let n_lines = w.cols / w.format.block_len() * P::LINES;
-        cpu.int_scratch.lines.lend(worker, n_lines, |panel| {
+        cpu.int_scratch.lines.lend(worker, n_lines * panels_at_once(n_lines), |panel| {
             cpu.level.run(PanelProducts::<F, P> { w, w_rows, first, bias, x, out, panel, kind: PhantomData });
         });
     }

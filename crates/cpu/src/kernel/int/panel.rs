@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use ops::WeightMatrix;
 
-use super::groups::{Group32, Group256};
+use super::groups::{Group, Group32, Group256};
 use super::small::Small;
 use super::super_block::Super;
 use super::{Format, Inputs, UNIT};
@@ -28,7 +28,7 @@ pub(crate) struct PanelProducts<'a, F: Format, P> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) x: Inputs<'a, F::Group>,
     pub(crate) out: Outputs<'a>,
-    /// Scratch for [`Panel::LINES`] per group.
+    /// Scratch for [`Panel::LINES`] per group, of [`panels_at_once`].
     pub(crate) panel: &'a mut [Line],
     pub(crate) kind: PhantomData<P>,
 }
@@ -46,41 +46,55 @@ pub(crate) trait Panel<F: Format> {
 impl<F: Format, P: Panel<F>> Kernel for PanelProducts<'_, F, P> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        for row in self.w_rows.clone().step_by(UNIT) {
-            let last = self.w_rows.end - 1;
-            let rows: [&[F::Block]; UNIT] = make(|r| F::blocks(self.w.row((row + r).min(last))));
-            for (g, lines) in self.panel.chunks_exact_mut(P::LINES).enumerate() {
-                P::pack(simd, map(rows, |row| &row[g]), lines);
+        let n_groups = self.w.cols / F::Group::LEN;
+        let n_panels = panels_at_once(n_groups * P::LINES);
+        for first in self.w_rows.clone().step_by(n_panels * UNIT) {
+            let panels = || (first..self.w_rows.end).step_by(UNIT).take(n_panels);
+            for (row, panel) in panels().zip(self.panel.chunks_exact_mut(n_groups * P::LINES)) {
+                let last = self.w_rows.end - 1;
+                let rows: [&[F::Block]; UNIT] = make(|r| &F::blocks(self.w.row((row + r).min(last)))[..n_groups]);
+                for (g, lines) in panel.chunks_exact_mut(P::LINES).enumerate() {
+                    P::pack(simd, map(rows, |row| &row[g]), lines);
+                }
             }
             let mut t = 0;
             while t < self.x.n {
                 let n = self.x.n - t;
                 t += match S::PANEL_TOKENS {
-                    8 if n >= 8 => self.tile::<S, 8>(simd, row, t),
-                    8 if n >= 4 => self.tile::<S, 4>(simd, row, t),
-                    2.. if n >= 2 => self.tile::<S, 2>(simd, row, t),
-                    _ => self.tile::<S, 1>(simd, row, t),
+                    8 if n >= 8 => self.tile::<S, 8>(simd, first, t, n_panels),
+                    8 if n >= 4 => self.tile::<S, 4>(simd, first, t, n_panels),
+                    2.. if n >= 2 => self.tile::<S, 2>(simd, first, t, n_panels),
+                    _ => self.tile::<S, 1>(simd, first, t, n_panels),
                 };
             }
         }
     }
 }
 
+/// Panels that are unpacked together, so that a tile of activations stays in the first-level cache while it meets them
+/// from the second.
+pub(crate) fn panels_at_once(n_lines: usize) -> usize {
+    ((256 << 10) / (64 * n_lines.max(1))).clamp(1, 4)
+}
+
 impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
-    /// The panel with the inputs `t..t + T`.
+    /// The panels from row `first` on with the inputs `t..t + T`.
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(&mut self, simd: S, row: usize, t: usize) -> usize {
-        let n_groups = self.panel.len() / P::LINES;
+    fn tile<S: Simd, const T: usize>(&mut self, simd: S, first: usize, t: usize, n_panels: usize) -> usize {
+        let n_groups = self.w.cols / F::Group::LEN;
         let x: [&[F::Group]; T] = make(|i| &self.x.row(t + i)[..n_groups]);
-        let mut sums = [simd.splat(0.0); T];
-        for (g, lines) in self.panel.chunks_exact(P::LINES).enumerate() {
-            P::add(simd, lines, map(x, |x| &x[g]), &mut sums);
-        }
-        for (i, sum) in sums.into_iter().enumerate() {
-            let mut values = [0.0; LANES];
-            simd.store(sum, &mut values);
-            for (row, value) in (row..self.w_rows.end).zip(values) {
-                self.out.set(t + i, row - self.first, self.bias.map_or(value, |bias| value + bias[row]));
+        let panels = (first..self.w_rows.end).step_by(UNIT).take(n_panels);
+        for (row, panel) in panels.zip(self.panel.chunks_exact(n_groups * P::LINES)) {
+            let mut sums = [simd.splat(0.0); T];
+            for (g, lines) in panel.chunks_exact(P::LINES).enumerate() {
+                P::add(simd, lines, map(x, |x| &x[g]), &mut sums);
+            }
+            for (i, sum) in sums.into_iter().enumerate() {
+                let mut values = [0.0; LANES];
+                simd.store(sum, &mut values);
+                for (row, value) in (row..self.w_rows.end).zip(values) {
+                    self.out.set(t + i, row - self.first, self.bias.map_or(value, |bias| value + bias[row]));
+                }
             }
         }
         T
