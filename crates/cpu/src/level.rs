@@ -284,8 +284,8 @@ pub(crate) trait Simd: Copy {
     fn add4_i32(self, a: Self::I4, b: Self::I4) -> Self::I4;
     /// Sums of lanes i, i + 4, i + 8 and i + 12.
     fn narrow(self, vector: Self::I32) -> Self::I4;
-    /// The same of each half.
-    fn narrow_halves(self, vector: Self::I32) -> [Self::I4; 2];
+    /// Lane r of each half's result: the sum of row r's lanes in that half.
+    fn sum_halves(self, rows: [Self::I32; 4]) -> [Self::I4; 2];
     /// Sums of the products of pairs.
     fn dot2x8(self, a: Self::I16x8, b: &[i16; 8]) -> Self::I4;
     /// Lane r: the sum of row r's lanes.

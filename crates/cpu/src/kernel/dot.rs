@@ -3,7 +3,7 @@
 //! Owns the order of a sum: one vector of partial sums over chunks of sixteen, then a fixed reduction. It is the same for
 //! every tile shape and level, so that a result does not depend on which rows were computed beside it.
 
-use crate::level::{LANES, Simd};
+use crate::level::{LANES, Simd, map};
 
 /// The dot products of R rows `a` with T rows `b`, all of one length.
 ///
@@ -23,7 +23,13 @@ pub(crate) fn dots<S: Simd, const R: usize, const T: usize>(simd: S, a: [&[f32];
         let (a_tail, b_tail) = (a_steps.map(|(_, rest)| padded(rest)), b_steps.map(|(_, rest)| padded(rest)));
         step(simd, &mut sums, a_tail.each_ref(), b_tail.each_ref());
     }
-    sums.map(|row| row.map(|sum| simd.sum(sum)))
+    let mut dots = [[0.0; T]; R];
+    for r in 0..R {
+        for t in 0..T {
+            dots[r][t] = simd.sum(sums[r][t]);
+        }
+    }
+    dots
 }
 
 #[inline(always)]
@@ -33,7 +39,7 @@ fn step<S: Simd, const R: usize, const T: usize>(
     a: [&[f32; LANES]; R],
     b: [&[f32; LANES]; T],
 ) {
-    let b = b.map(|b| simd.load(b));
+    let b = map(b, |b| simd.load(b));
     for (sums, a) in sums.iter_mut().zip(a) {
         let a = simd.load(a);
         for (sum, b) in sums.iter_mut().zip(b) {
@@ -53,7 +59,7 @@ fn padded(rest: &[f32]) -> [f32; LANES] {
 #[inline(always)]
 pub(crate) fn add_scaled<S: Simd, const N: usize>(simd: S, w: [f32; N], x: [&[f32]; N], y: &mut [f32]) {
     let x_chunks = x.map(|row| row[..y.len()].as_chunks::<LANES>());
-    let w_lanes = w.map(|w| simd.splat(w));
+    let w_lanes = map(w, |w| simd.splat(w));
     let (y_chunks, y_rest) = y.as_chunks_mut::<LANES>();
     for (i, y) in y_chunks.iter_mut().enumerate() {
         let mut sum = simd.load(y);

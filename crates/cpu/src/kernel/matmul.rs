@@ -125,21 +125,25 @@ fn multiply<S: Simd>(
 /// One weight row as f32: with vector instructions where the format is a plain float.
 #[inline(always)]
 pub(crate) fn decode<S: Simd>(simd: S, w: &WeightMatrix, row: usize, out: &mut [f32]) {
-    type Load<S> = fn(S, &[[u8; 2]; LANES]) -> <S as Simd>::F32;
-    let load: Load<S> = match w.format {
-        WeightFormat::F16 => S::load_f16,
-        WeightFormat::BF16 => S::load_bf16,
-        _ => return w.decode_row(row, out),
-    };
     let (values, _) = w.row(row).as_chunks::<2>();
+    match w.format {
+        WeightFormat::F16 => each_vector(values, out, |bits, out| simd.store(simd.load_f16(bits), out)),
+        WeightFormat::BF16 => each_vector(values, out, |bits, out| simd.store(simd.load_bf16(bits), out)),
+        _ => w.decode_row(row, out),
+    }
+}
+
+/// Converts vectors of half-wide numbers, the last one padded.
+#[inline(always)]
+fn each_vector(values: &[[u8; 2]], out: &mut [f32], convert: impl Fn(&[[u8; 2]; LANES], &mut [f32; LANES])) {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let (out_chunks, out_rest) = out.as_chunks_mut::<LANES>();
     for (bits, out) in chunks.iter().zip(out_chunks) {
-        simd.store(load(simd, bits), out);
+        convert(bits, out);
     }
     let (mut tail, mut wide) = ([[0; 2]; LANES], [0.0; LANES]);
     tail[..rest.len()].copy_from_slice(rest);
-    simd.store(load(simd, &tail), &mut wide);
+    convert(&tail, &mut wide);
     out_rest.copy_from_slice(&wide[..out_rest.len()]);
 }
 

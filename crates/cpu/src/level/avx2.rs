@@ -109,7 +109,7 @@ impl Simd for Avx2 {
     type I16x8 = __m128i;
 
     const BIAS: u8 = 0;
-    const PANEL_TOKENS: usize = 2;
+    const PANEL_TOKENS: usize = 4;
     const TILE_ROWS: usize = 4;
 
     #[inline(always)]
@@ -539,8 +539,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn narrow_halves(self, v: Self::I32) -> [__m128i; 2] {
-        map(v, |v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
+    fn sum_halves(self, r: [Self::I32; 4]) -> [__m128i; 2] {
+        make(|h| {
+            op!({
+                let fours = _mm256_hadd_epi32(_mm256_hadd_epi32(r[0][h], r[1][h]), _mm256_hadd_epi32(r[2][h], r[3][h]));
+                _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours))
+            })
+        })
     }
     #[inline(always)]
     fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {

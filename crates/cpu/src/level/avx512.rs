@@ -517,9 +517,16 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn narrow_halves(self, v: __m512i) -> [__m128i; 2] {
-        let halves = [op!(_mm512_castsi512_si256(v)), op!(_mm512_extracti64x4_epi64::<1>(v))];
-        map(halves, |v| op!(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))))
+    fn sum_halves(self, r: [__m512i; 4]) -> [__m128i; 2] {
+        op!({
+            let a = _mm512_add_epi32(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
+            let b = _mm512_add_epi32(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
+            // Four times four rows, one for each 128 bits.
+            let fours = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            map([_mm512_castsi512_si256(fours), _mm512_extracti64x4_epi64::<1>(fours)], |fours| {
+                _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours))
+            })
+        })
     }
     #[inline(always)]
     fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {

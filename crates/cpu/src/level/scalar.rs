@@ -375,8 +375,8 @@ impl Simd for Scalar {
         from_fn(|i| v[i] + v[i + 4] + v[i + 8] + v[i + 12])
     }
     #[inline(always)]
-    fn narrow_halves(self, v: [i32; LANES]) -> [[i32; 4]; 2] {
-        from_fn(|h| from_fn(|i| v[8 * h + i] + v[8 * h + i + 4]))
+    fn sum_halves(self, rows: [[i32; LANES]; 4]) -> [[i32; 4]; 2] {
+        from_fn(|h| from_fn(|r| rows[r][8 * h..8 * h + 8].iter().sum()))
     }
     #[inline(always)]
     fn dot2x8(self, a: [i16; 8], b: &[i16; 8]) -> [i32; 4] {

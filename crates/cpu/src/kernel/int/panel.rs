@@ -62,7 +62,7 @@ impl<F: Format, P: Panel<F>> Kernel for PanelProducts<'_, F, P> {
                 let n = self.x.n - t;
                 t += match S::PANEL_TOKENS {
                     8 if n >= 8 => self.tile::<S, 8>(simd, first, t, n_panels),
-                    8 if n >= 4 => self.tile::<S, 4>(simd, first, t, n_panels),
+                    4.. if n >= 4 => self.tile::<S, 4>(simd, first, t, n_panels),
                     2.. if n >= 2 => self.tile::<S, 2>(simd, first, t, n_panels),
                     _ => self.tile::<S, 1>(simd, first, t, n_panels),
                 };
