@@ -7,6 +7,8 @@ mod attention;
 mod experts;
 mod products;
 
+use std::ops::Range;
+
 use ops::{
     Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
     HeadSide, HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token, zeroed,
@@ -15,6 +17,7 @@ use ops::{
 use crate::cache::Cache;
 use crate::kernel::dot::dots;
 use crate::kernel::matmul::{Inputs, MatMulTransposed, Outputs};
+use crate::kernel::swiglu::Swiglu;
 use crate::level::{Kernel, Level, Simd};
 use crate::pool::{Pool, shared};
 use crate::scratch::Scratch;
@@ -118,10 +121,6 @@ impl Kernel for Norm<'_> {
             None => x.iter_mut().zip(w).for_each(|(x, w)| *x *= inverse * w),
         }
     }
-}
-
-fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
 }
 
 impl Device for Cpu {
@@ -284,12 +283,11 @@ impl Device for Cpu {
     }
 
     fn swiglu(&self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
-        let body = |first: usize, gate: &mut [f32]| {
-            gate.iter_mut().zip(&up[first..]).for_each(|(g, u)| *g = silu(*g) * u);
-        };
+        let (gate, up) = (shared(&mut gate[..len]), &up[..len]);
+        let body = |part: Range<usize>| self.level.run(Swiglu { gate: &gate[part.clone()], up: &up[part] });
         match len < SPLIT_MIN {
-            true => body(0, &mut gate[..len]),
-            false => self.pool.split_rows(gate, len, 1, &|_, first, gate| body(first, gate)),
+            true => body(0..len),
+            false => self.pool.split(len, &|_, part| body(part)),
         }
     }
 

@@ -8,4 +8,5 @@ pub(crate) mod exp;
 pub(crate) mod int;
 pub(crate) mod matmul;
 pub(crate) mod panel;
+pub(crate) mod swiglu;
 pub(crate) mod tile;

@@ -237,6 +237,12 @@ fn spin<T>(ready: impl Fn() -> Option<T>) -> Option<T> {
 pub(crate) struct Shared32(AtomicU32);
 
 impl Shared32 {
+    /// The value; an ordinary load to the processor.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
     /// Stores a value; an ordinary store to the processor.
     #[inline(always)]
     pub(crate) fn set(&self, value: f32) {

@@ -154,6 +154,7 @@ impl WeightMatrix {
     }
 
     /// Bytes of one row.
+    #[inline]
     pub fn row_bytes(&self) -> usize {
         // The constructor has checked that a row is a whole number of blocks and that the product fits.
         self.cols / self.format.block_len() * self.format.block_bytes()
@@ -162,6 +163,7 @@ impl WeightMatrix {
     /// The stored bytes of row `row`.
     ///
     /// # Panics   if there is no such row
+    #[inline]
     pub fn row(&self, row: usize) -> &[u8] {
         assert!(row < self.rows, "row {row} of a matrix of {} rows", self.rows);
         let n = self.row_bytes();

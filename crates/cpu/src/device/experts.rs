@@ -1,16 +1,17 @@
 //! The routed experts: tokens grouped by expert, so that every weight row is read once per step.
 //!
-//! Two passes over the chosen experts' weight panels, gate and up together, then down; between them every pick's hidden
-//! row waits in scratch. Owns that plan. Must not route.
+//! Two passes over the chosen experts' weights: gate, up and their product together, then down; between them every pick's
+//! hidden row waits in scratch. Owns that plan. Must not route.
 
 use std::ops::Range;
 
 use ops::{ExpertWeights, WeightMatrix};
 
 use super::products::{Part, Rounded, Rows, Source};
-use super::{Cpu, Routes, silu};
+use super::{Cpu, Routes};
 use crate::kernel::int::UNIT;
 use crate::kernel::matmul::Outputs;
+use crate::kernel::swiglu::Swiglu;
 use crate::pool::{Shared32, shared};
 
 /// Picks of one expert: positions in the routes, all with the same id.
@@ -39,10 +40,12 @@ pub(super) fn run(
                 let rows = Rows { first: 0, stride: 1, picks: Some((picks, routes.top_k)), n: picks.len() };
                 part(cpu, worker, &w.w_gate[expert], &units, x, rows, gate, picks);
                 part(cpu, worker, &w.w_up[expert], &units, x, rows, up, picks);
+                for &pick in picks {
+                    let start = pick as usize * width;
+                    let part = start + units.start * UNIT..start + (units.end * UNIT).min(width);
+                    cpu.level.run(Swiglu { gate: &gate[part.clone()], up: &up[part] });
+                }
             });
-        });
-        cpu.pool.split_rows(gate, n_picks, width, &|_, first, gate| {
-            gate.iter_mut().zip(&up[first * width..]).for_each(|(g, u)| *g = silu(*g) * u);
         });
         cpu.shared_scratch.lend(1, n_picks * d, |y| {
             cpu.round(Source { values: gate, stride: width, n: n_picks, cols: width }, &[some_down], |x| {
