@@ -11,6 +11,7 @@ pub mod matrix;
 mod reference;
 pub mod rope;
 pub mod route;
+pub mod timed;
 
 pub use batch::{Batch, SeqSpan};
 pub use cache::{CacheSpec, RowFormat, RowLayout};

@@ -6,6 +6,7 @@
 mod clock;
 mod limits;
 mod measure;
+mod profile;
 mod report;
 mod rival;
 
@@ -72,6 +73,9 @@ pub(crate) struct Args {
     /// the command's whole run, with its start and loading, against all timed parts of our round. Its output goes to stderr.
     #[arg(long, value_name = "COMMAND")]
     vs: Option<String>,
+    /// Also time every operation of the forward pass, in a run of its own.
+    #[arg(long)]
+    profile: bool,
     /// Report as JSON.
     #[arg(long)]
     json: bool,
@@ -191,7 +195,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let weights = WeightBytes::new(&model.config, file);
     let mut bench = Bench::new(&model.config, weights, args.lanes(), lanes, prompt);
     let (series, pairs) = measure(args, &mut bench)?;
+    let profiles = if args.profile { profile::profiles(args, &cpu, &source)? } else { Vec::new() };
     let report = Report {
+        profiles: &profiles,
         source: &source,
         options: args.lanes(),
         cpu: &cpu,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::clock::Spent;
 use super::limits::Limits;
 use super::measure::Series;
+use super::profile::Profile;
 use super::{Pair, Start};
 use crate::memory::{bytes, grouped};
 use crate::source::{Source, stored_json};
@@ -29,6 +30,8 @@ pub(super) struct Report<'a> {
     pub(super) series: &'a [Series],
     pub(super) vs: Option<&'a str>,
     pub(super) pairs: &'a [Pair],
+    /// Empty unless asked for.
+    pub(super) profiles: &'a [Profile],
 }
 
 /// Of several rounds.
@@ -116,6 +119,7 @@ impl Report<'_> {
                 "first_token_s": self.start.first_token_s,
                 "prompt_tokens": self.start.n_prompt,
             },
+            "profiles": self.profiles.iter().map(Profile::to_json).collect::<Vec<_>>(),
             "memory": {
                 "anonymous_bytes": self.anonymous_bytes,
                 "activation_bytes": self.options.workspace_bytes(config),
@@ -203,6 +207,7 @@ impl Report<'_> {
         out.push('\n');
         self.table(&mut out);
         self.vs_text(&mut out);
+        self.profiles.iter().for_each(|profile| profile.write_text(&mut out));
         out
     }
 
