@@ -123,6 +123,20 @@ impl Kernel for Norm<'_> {
     }
 }
 
+/// Rotates the heads of one row.
+fn rotate(row: &mut [f32], layout: HeadLayout, position: u32, table: &RopeTable) {
+    for i in 0..table.inv_freq.len() {
+        let (cos, sin) = table.cos_sin(position, i);
+        let (first, second) = table.pair(i);
+        for head in row.chunks_exact_mut(layout.head_dim) {
+            let head = &mut head[layout.start..];
+            let (a, b) = (head[first], head[second]);
+            head[first] = a * cos - b * sin;
+            head[second] = a * sin + b * cos;
+        }
+    }
+}
+
 impl Device for Cpu {
     type Buffer = Vec<f32>;
     type Weight = WeightMatrix;
@@ -183,9 +197,16 @@ impl Device for Cpu {
     ) {
         let dim = layout.dim;
         assert_eq!(layout.row_stride, dim, "the residual stream is contiguous");
-        for (t, (x, out)) in x.chunks_exact_mut(dim).zip(out.chunks_exact_mut(dim)).enumerate().take(layout.n_rows) {
-            let delta = delta.map(|d| &d[t * dim..(t + 1) * dim]);
-            self.level.run(Norm { x, delta, w, eps: layout.eps, out: Some(out) });
+        let body = |first: usize, x: &mut [f32], out: &mut [f32]| {
+            for (t, (x, out)) in x.chunks_exact_mut(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
+                let delta = delta.map(|d| &d[(first + t) * dim..(first + t + 1) * dim]);
+                self.level.run(Norm { x, delta, w, eps: layout.eps, out: Some(out) });
+            }
+        };
+        let n = layout.n_rows;
+        match n * dim < SPLIT_MIN {
+            true => body(0, &mut x[..n * dim], &mut out[..n * dim]),
+            false => self.pool.split_both((x, dim), (out, dim), n, &body),
         }
     }
 
@@ -248,17 +269,15 @@ impl Device for Cpu {
 
     fn rope(&self, x: &mut Vec<f32>, layout: HeadLayout, positions: &[u32], table: &RopeTable) {
         let row_len = layout.n_heads * layout.head_dim;
-        for (row, &position) in x.chunks_exact_mut(row_len).zip(positions) {
-            for i in 0..table.inv_freq.len() {
-                let (cos, sin) = table.cos_sin(position, i);
-                let (first, second) = table.pair(i);
-                for head in row.chunks_exact_mut(layout.head_dim) {
-                    let head = &mut head[layout.start..];
-                    let (a, b) = (head[first], head[second]);
-                    head[first] = a * cos - b * sin;
-                    head[second] = a * sin + b * cos;
-                }
+        let body = |first: usize, x: &mut [f32]| {
+            for (row, &position) in x.chunks_exact_mut(row_len).zip(&positions[first..]) {
+                rotate(row, layout, position, table);
             }
+        };
+        let n = positions.len();
+        match n * row_len < SPLIT_MIN {
+            true => body(0, &mut x[..n * row_len]),
+            false => self.pool.split_rows(x, n, row_len, &|_, first, x| body(first, x)),
         }
     }
 
@@ -315,7 +334,11 @@ impl Device for Cpu {
     }
 
     fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) {
-        x[..len].iter_mut().zip(&y[..len]).for_each(|(x, y)| *x += y);
+        let body = |first: usize, x: &mut [f32]| x.iter_mut().zip(&y[first..]).for_each(|(x, y)| *x += y);
+        match len < SPLIT_MIN {
+            true => body(0, &mut x[..len]),
+            false => self.pool.split_rows(x, len, 1, &|_, first, x| body(first, x)),
+        }
     }
 
     fn concat(&self, a: &Vec<f32>, b: &Vec<f32>, n_rows: usize, dim: usize, out: &mut Vec<f32>) {

@@ -152,6 +152,30 @@ impl Pool {
             job(worker, rows.start, part);
         });
     }
+
+    /// Splits the leading `n` rows of two buffers alike: `job(first row, rows of a, rows of b)`.
+    ///
+    /// # Panics
+    /// If one is shorter than that
+    pub fn split_both<T: Send>(
+        &self,
+        (a, a_len): (&mut [T], usize),
+        (b, b_len): (&mut [T], usize),
+        n: usize,
+        job: &(dyn Fn(usize, &mut [T], &mut [T]) + Sync),
+    ) {
+        let (a, b) = (Start(a[..n * a_len].as_mut_ptr()), Start(b[..n * b_len].as_mut_ptr()));
+        self.split(n, &|_, rows| {
+            // SAFETY: as in `split_rows`, for each of two buffers that are borrowed here and so do not overlap.
+            let parts = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(a.at(rows.start * a_len), rows.len() * a_len),
+                    std::slice::from_raw_parts_mut(b.at(rows.start * b_len), rows.len() * b_len),
+                )
+            };
+            job(rows.start, parts.0, parts.1);
+        });
+    }
 }
 
 impl Drop for Pool {
@@ -303,6 +327,22 @@ mod tests {
             });
             let expected = (0..20).flat_map(|i| if i < n { [i as f32, 1.0] } else { [0.0, 0.0] });
             assert!(values.iter().copied().eq(expected), "{n} rows");
+        }
+    }
+
+    #[test]
+    fn two_buffers_are_split_alike() {
+        let pool = Pool::new(3);
+        for n in 0..20 {
+            let (mut a, mut b) = (vec![0; 60], vec![0; 20]);
+            pool.split_both((&mut a, 3), (&mut b, 1), n, &|first, a, b| {
+                for (i, (a, b)) in a.chunks_exact_mut(3).zip(b).enumerate() {
+                    a.fill(first + i + 1);
+                    *b += first + i + 1;
+                }
+            });
+            let expected = |i: usize| if i < n { i + 1 } else { 0 };
+            assert!((0..20).all(|i| b[i] == expected(i) && a[3 * i..3 * i + 3] == [b[i]; 3]), "{n} rows");
         }
     }
 
