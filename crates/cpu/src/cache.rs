@@ -7,6 +7,7 @@ use ops::cache::{group_scale, quantise};
 use ops::{CacheSpec, DeviceError, RowFormat, zeroed};
 
 use crate::level::{LANES, Simd};
+use crate::scratch::{PADDING, to_line};
 
 /// Rows of all layers, `[n_layers, n_blocks · block_len]`.
 pub struct Cache {
@@ -17,42 +18,91 @@ pub struct Cache {
 }
 
 enum Rows {
-    F32(Vec<f32>),
-    BF16(Vec<u16>),
+    F32(Plane<f32>),
+    BF16(Plane<u16>),
     Q8(Q8Rows),
 }
 
-/// Rows of 8 bits in three planes, so that a tile of any of them is read without gaps.
-struct Q8Rows {
-    /// `[rows, row_len − tail_len]`
-    codes: Vec<i8>,
-    /// `[rows, n_groups]`
-    scales: Vec<f32>,
-    n_groups: usize,
-    /// `[rows, tail_len]`, BF16.
-    tails: Vec<u16>,
+/// As many values for each row, from the beginning of a cache line on.
+struct Plane<T> {
+    values: Vec<T>,
+    skip: usize,
+    per_row: usize,
 }
 
-/// A row of 8 bits.
-#[derive(Clone, Copy)]
-pub(crate) struct Q8Row<'a> {
-    pub(crate) codes: &'a [i8],
-    pub(crate) scales: &'a [f32],
-    pub(crate) tail: &'a [u16],
+impl<T: Copy + Default> Plane<T> {
+    fn new(spec: &CacheSpec, per_row: usize) -> Result<Self, DeviceError> {
+        let values = zeroed(spec.n_values(per_row)?.saturating_add(PADDING), "cache")?;
+        Ok(Self { skip: to_line(&values), values, per_row })
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &[T] {
+        &self.values[self.skip + index * self.per_row..][..self.per_row]
+    }
+
+    fn row_mut(&mut self, index: usize) -> &mut [T] {
+        &mut self.values[self.skip + index * self.per_row..][..self.per_row]
+    }
+
+    fn copy_rows(&mut self, [from, to]: [usize; 2], n: usize) {
+        let at = |row: usize| self.skip + row * self.per_row;
+        let (source, to) = (at(from)..at(from + n), at(to));
+        self.values.copy_within(source, to);
+    }
+
+    /// Asks for a row, which need not exist.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, simd: S, index: usize) {
+        for at in (0..self.per_row).step_by(64 / size_of::<T>()) {
+            simd.prefetch(&self.values, self.skip + index * self.per_row + at);
+        }
+    }
+}
+
+/// Rows of 8 bits in three planes, so that a tile of any of them is read without gaps.
+pub(crate) struct Q8Rows {
+    codes: Plane<i8>,
+    /// One for each group.
+    scales: Plane<f32>,
+    /// BF16.
+    tails: Plane<u16>,
+}
+
+impl Q8Rows {
+    #[inline(always)]
+    pub(crate) fn codes(&self, index: usize) -> &[i8] {
+        self.codes.row(index)
+    }
+
+    #[inline(always)]
+    pub(crate) fn scales(&self, index: usize) -> &[f32] {
+        self.scales.row(index)
+    }
+
+    #[inline(always)]
+    pub(crate) fn tail(&self, index: usize) -> &[u16] {
+        self.tails.row(index)
+    }
+
+    /// Asks for a row, which need not exist.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Simd>(&self, simd: S, index: usize) {
+        self.codes.prefetch(simd, index);
+        self.tails.prefetch(simd, index);
+    }
 }
 
 impl Cache {
     pub(crate) fn new(spec: &CacheSpec) -> Result<Self, DeviceError> {
         let layout = spec.row;
-        let len = spec.n_values(layout.row_len)?;
         let rows = match layout.row_format {
-            RowFormat::F32 => Rows::F32(zeroed(len, "cache")?),
-            RowFormat::BF16 => Rows::BF16(zeroed(len, "cache")?),
+            RowFormat::F32 => Rows::F32(Plane::new(spec, layout.row_len)?),
+            RowFormat::BF16 => Rows::BF16(Plane::new(spec, layout.row_len)?),
             RowFormat::Q8 => Rows::Q8(Q8Rows {
-                codes: zeroed(spec.n_values(layout.row_len - layout.tail_len)?, "cache")?,
-                scales: zeroed(spec.n_values(layout.n_groups())?, "cache")?,
-                n_groups: layout.n_groups(),
-                tails: zeroed(spec.n_values(layout.tail_len)?, "cache")?,
+                codes: Plane::new(spec, layout.row_len - layout.tail_len)?,
+                scales: Plane::new(spec, layout.n_groups())?,
+                tails: Plane::new(spec, layout.tail_len)?,
             }),
         };
         Ok(Self { spec: *spec, rows, staged: zeroed(layout.row_len, "cache")? })
@@ -79,65 +129,59 @@ impl Cache {
             to.iter_mut().zip(from).for_each(|(to, value)| *to = bf16::from_f32(*value).to_bits());
         };
         match &mut self.rows {
-            Rows::F32(rows) => part_mut(rows, index, layout.row_len).copy_from_slice(row),
-            Rows::BF16(rows) => to_bf16(part_mut(rows, index, layout.row_len), row),
-            Rows::Q8(Q8Rows { codes, scales, tails, .. }) => {
+            Rows::F32(rows) => rows.row_mut(index).copy_from_slice(row),
+            Rows::BF16(rows) => to_bf16(rows.row_mut(index), row),
+            Rows::Q8(Q8Rows { codes, scales, tails }) => {
                 let (groups, tail) = row.split_at(layout.row_len - layout.tail_len);
-                let codes = part_mut(codes, index, groups.len()).chunks_exact_mut(layout.group_len);
-                let scales = part_mut(scales, index, layout.n_groups());
+                let codes = codes.row_mut(index).chunks_exact_mut(layout.group_len);
+                let scales = scales.row_mut(index);
                 for ((group, codes), d) in groups.chunks_exact(layout.group_len).zip(codes).zip(scales) {
                     *d = group_scale(group);
                     codes.iter_mut().zip(group).for_each(|(q, value)| *q = quantise(*value, *d));
                 }
-                to_bf16(part_mut(tails, index, layout.tail_len), tail);
+                to_bf16(tails.row_mut(index), tail);
             }
         }
     }
 
     pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
-        let (block, layout) = (self.spec.block_len, self.spec.row);
+        let block = self.spec.block_len;
         for layer in 0..self.spec.n_layers {
             let [from, to] = [from, to].map(|b| self.spec.row_index(layer, b as usize * block));
             match &mut self.rows {
-                Rows::F32(rows) => copy_rows(rows, [from, to], block, layout.row_len),
-                Rows::BF16(rows) => copy_rows(rows, [from, to], block, layout.row_len),
-                Rows::Q8(Q8Rows { codes, scales, tails, .. }) => {
-                    copy_rows(codes, [from, to], block, layout.row_len - layout.tail_len);
-                    copy_rows(scales, [from, to], block, layout.n_groups());
-                    copy_rows(tails, [from, to], block, layout.tail_len);
+                Rows::F32(rows) => rows.copy_rows([from, to], block),
+                Rows::BF16(rows) => rows.copy_rows([from, to], block),
+                Rows::Q8(Q8Rows { codes, scales, tails }) => {
+                    codes.copy_rows([from, to], block);
+                    scales.copy_rows([from, to], block);
+                    tails.copy_rows([from, to], block);
                 }
             }
         }
     }
 
-    /// The row at `index`.
+    /// The rows, of 8 bits.
     ///
     /// # Panics
-    /// If rows are of another format
+    /// If they are of another format
     #[inline(always)]
-    pub(crate) fn q8_row(&self, index: usize) -> Q8Row<'_> {
+    pub(crate) fn q8_rows(&self) -> &Q8Rows {
         let Rows::Q8(rows) = &self.rows else { panic!("rows are not of 8 bits") };
-        let layout = self.spec.row;
-        let n_codes = layout.row_len - layout.tail_len;
-        Q8Row {
-            codes: part(&rows.codes, index, n_codes),
-            scales: part(&rows.scales, index, rows.n_groups),
-            tail: part(&rows.tails, index, layout.tail_len),
-        }
+        rows
     }
 
-    /// As [`Cache::q8_row`] where rows are f32.
+    /// The row at `index`, of f32, as for [`Cache::q8_rows`].
     #[inline(always)]
     pub(crate) fn f32_row(&self, index: usize) -> &[f32] {
         let Rows::F32(rows) = &self.rows else { panic!("rows are not f32") };
-        part(rows, index, self.spec.row.row_len)
+        rows.row(index)
     }
 
-    /// As [`Cache::q8_row`] where rows are BF16.
+    /// The row at `index`, of BF16, as for [`Cache::q8_rows`].
     #[inline(always)]
     pub(crate) fn bf16_row(&self, index: usize) -> &[u16] {
         let Rows::BF16(rows) = &self.rows else { panic!("rows are not BF16") };
-        part(rows, index, self.spec.row.row_len)
+        rows.row(index)
     }
 
     /// The values `offset..offset + out.len()` of the row at `index`.
@@ -145,42 +189,30 @@ impl Cache {
     pub(crate) fn read<S: Simd>(&self, simd: S, index: usize, offset: usize, out: &mut [f32]) {
         let (layout, range) = (self.spec.row, offset..offset + out.len());
         match &self.rows {
-            Rows::F32(rows) => out.copy_from_slice(&part(rows, index, layout.row_len)[range]),
-            Rows::BF16(rows) => widen(simd, &part(rows, index, layout.row_len)[range], out),
-            Rows::Q8(_) => {
-                let row = self.q8_row(index);
-                let in_groups = row.codes.len().clamp(range.start, range.end);
+            Rows::F32(rows) => out.copy_from_slice(&rows.row(index)[range]),
+            Rows::BF16(rows) => widen(simd, &rows.row(index)[range], out),
+            Rows::Q8(rows) => {
+                let n_codes = layout.row_len - layout.tail_len;
+                let in_groups = n_codes.clamp(range.start, range.end);
                 let (out, tail) = out.split_at_mut(in_groups - range.start);
-                dequantise(simd, row, layout.group_len, range.start, out);
+                dequantise(simd, rows.codes(index), rows.scales(index), layout.group_len, range.start, out);
                 if !tail.is_empty() {
-                    widen(simd, &row.tail[in_groups - row.codes.len()..range.end - row.codes.len()], tail);
+                    widen(simd, &rows.tail(index)[in_groups - n_codes..range.end - n_codes], tail);
                 }
             }
         }
     }
 }
 
-fn part<T>(rows: &[T], index: usize, len: usize) -> &[T] {
-    &rows[index * len..(index + 1) * len]
-}
-
-fn part_mut<T>(rows: &mut [T], index: usize, len: usize) -> &mut [T] {
-    &mut rows[index * len..(index + 1) * len]
-}
-
-fn copy_rows<T: Copy>(rows: &mut [T], [from, to]: [usize; 2], n: usize, len: usize) {
-    rows.copy_within(from * len..(from + n) * len, to * len);
-}
-
 /// Values `offset..offset + out.len()` of a row's groups.
 #[inline(always)]
-fn dequantise<S: Simd>(simd: S, row: Q8Row<'_>, group_len: usize, offset: usize, out: &mut [f32]) {
+fn dequantise<S: Simd>(simd: S, codes: &[i8], scales: &[f32], group_len: usize, offset: usize, out: &mut [f32]) {
     let mut at = offset;
     let mut rest = out;
     while !rest.is_empty() {
         let n = (group_len - at % group_len).min(rest.len());
         let (group, after) = rest.split_at_mut(n);
-        let (codes, d) = (&row.codes[at..at + n], row.scales[at / group_len]);
+        let (codes, d) = (&codes[at..at + n], scales[at / group_len]);
         let (chunks, tail) = group.as_chunks_mut::<LANES>();
         let (code_chunks, code_tail) = codes.as_chunks::<LANES>();
         for (out, codes) in chunks.iter_mut().zip(code_chunks) {

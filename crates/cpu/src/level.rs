@@ -110,6 +110,7 @@ pub(crate) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for i8 {}
 impl Plain for u16 {}
+impl Plain for i16 {}
 impl Plain for f32 {}
 
 /// A computation written once for every level.
@@ -173,8 +174,6 @@ pub(crate) trait Simd: Copy {
     /// The nearest integers, ties to even; any value where out of range.
     fn round(self, vector: Self::F32) -> Self::I32;
     fn to_f32(self, vector: Self::I32) -> Self::F32;
-    /// a·2^e for normal a, e and result.
-    fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32;
     /// a·2^e, rounded once, for whole e of −250..=250: infinities, subnormals and NaN arise as they should.
     fn mul_power(self, a: Self::F32, e: Self::F32) -> Self::F32;
 
@@ -291,6 +290,6 @@ pub(crate) trait Simd: Copy {
     /// Lane r: the sum of row r's lanes.
     fn sum_each(self, rows: [Self::I4; 4]) -> Self::I4;
 
-    /// Asks for the cache line at `offset`, which may lie beyond the end.
-    fn prefetch(self, bytes: &[u8], offset: usize);
+    /// Asks for the cache line of the value at `offset`, which may lie beyond the end.
+    fn prefetch<T>(self, values: &[T], offset: usize);
 }

@@ -341,7 +341,9 @@ pub trait Device: Send + Sync {
     /// # Shapes   `q_lat [T, H, C]` · `q_pe [T, H, R]` · `cache rows [C + R]` · `out [T, H, C]`
     /// # Numerics scores, softmax and sums in f32 or better. With S visible positions, D = C + R and
     /// A = max_s |scale|·Σ|q·k\[s\]|, every weight is within ρ = exp(ε·((D + 10)·A + 5·(S + 1))) − 1 of itself
-    /// and |err| ≤ r/(1 − r) · Σ_s p_s·|c_kv\[s\]|, r = 2ρ + γ(2S + 6). A score of −∞ has weight 0
+    /// and |err| ≤ r/(1 − r) · Σ_s p_s·|c_kv\[s\]|, r = 2ρ + γ(2S + 6). A score of −∞ has weight 0. Over rows of
+    /// [`crate::RowFormat::Q8`] queries and weights may be rounded to whole numbers of 16 bits, which adds what
+    /// docs/numerics.md derives
     /// # Memory   reads (C+R) values per cached token and layer
     /// # Panics   if a span exceeds its block table (a scheduler bug)
     /// # Source   DeepSeek-V2 paper, section 2.1
@@ -353,7 +355,8 @@ pub trait Device: Send + Sync {
     /// o\[t,h\] = Σ_s softmax_s(scale · (q_nope·W_UK c_kv\[s\] + q_pe·k_pe\[s\])) · W_UV c_kv\[s\],  s ≤ position\[t\]
     ///
     /// # Shapes   `q [T, H, n + R]` · `cache rows [C + R]` · `out [T, H, v]`
-    /// # Numerics as [`Device::attend_latent`] with D = n + R + C + 4, r + γ(C + 4), and Σ|w·c_kv| for keys and values
+    /// # Numerics as [`Device::attend_latent`] with D = n + R + C + 4, r + γ(C + 4), and Σ|w·c_kv| for keys and values;
+    /// with [`Activations::Int8`] in whole numbers of 16 bits where all is finite, as docs/numerics.md derives
     /// # Memory   keys and values of a bounded range of positions are scratch of the device
     /// # Source   DeepSeek-V2 paper, section 2.1
     fn attend_expanded(&self, args: &AttendExpanded<'_, Self>, out: &mut Self::Buffer);

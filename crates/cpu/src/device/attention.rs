@@ -24,11 +24,12 @@ const UNIT_QUERIES: usize = 64;
 
 /// Memory of units, one piece per worker, and what ranges gathered before they are merged.
 pub(super) struct AttentionScratch {
-    vectors: Scratch<[f32; LANES]>,
-    panels: Scratch<[i16; 2 * LANES]>,
+    /// Vectors and panels are lent as numbers, which can be aligned.
+    vectors: Scratch<f32>,
+    panels: Scratch<i16>,
     scores: Scratch<Scores>,
     steps: Scratch<Step>,
-    kept: Scratch<[f32; LANES]>,
+    kept: Scratch<f32>,
 }
 
 /// How much of it a unit takes.
@@ -51,22 +52,23 @@ struct Pieces<'a> {
 impl AttentionScratch {
     pub(super) fn new(n_threads: usize) -> Self {
         Self {
-            vectors: Scratch::new(n_threads, [0.0; LANES]),
-            panels: Scratch::new(n_threads, [0; 2 * LANES]),
+            vectors: Scratch::new(n_threads, 0.0),
+            panels: Scratch::new(n_threads, 0),
             scores: Scratch::new(n_threads, [[0.0; LANES]; TILE_VECTORS]),
             steps: Scratch::new(n_threads, Step { factor: 0.0, n_seen: 0 }),
-            kept: Scratch::new(1, [0.0; LANES]),
+            kept: Scratch::new(1, 0.0),
         }
     }
 
     fn lend(&self, worker: usize, room: Room, user: impl FnOnce(Pieces<'_>)) {
         let (n, v) = (room.n_queries, room.value_vectors);
         let gathered = Gathered::scratch_len(n, v);
-        self.vectors.lend(worker, 2 * gathered + room.vectors, |vectors| {
-            self.panels.lend(worker, room.panels, |panels| {
+        self.vectors.lend(worker, LANES * (2 * gathered + room.vectors), |vectors| {
+            self.panels.lend(worker, 2 * LANES * room.panels, |panels| {
                 self.scores.lend(worker, n, |scores| {
                     self.steps.lend(worker, n, |steps| {
-                        let (one, vectors) = vectors.split_at_mut(gathered);
+                        let panels = panels.as_chunks_mut().0;
+                        let (one, vectors) = vectors.as_chunks_mut().0.split_at_mut(gathered);
                         let (other, vectors) = vectors.split_at_mut(gathered);
                         let (gathered, range) = (Gathered::new(one, n, v), Gathered::new(other, n, v));
                         user(Pieces { walk: Walk { scores, steps, gathered, range }, vectors, panels });
@@ -298,10 +300,10 @@ where
             Some((look, first))
         })
     };
-    let n_vectors = looks().map(|look| look.rows.n_ranges() * look.kept_vectors()).sum();
-    cpu.attention_scratch.kept.lend(0, n_vectors, |kept| {
+    let n_vectors: usize = looks().map(|look| look.rows.n_ranges() * look.kept_vectors()).sum();
+    cpu.attention_scratch.kept.lend(0, LANES * n_vectors, |kept| {
         {
-            let kept = shared(kept.as_flattened_mut());
+            let kept = shared(kept);
             let units = || {
                 places().flat_map(|(look, first)| {
                     let range = move |r| (look, r, (first + r * look.kept_vectors()) * LANES);
@@ -312,7 +314,7 @@ where
                 compute(cpu, worker, look, r..r + 1, Sink::Kept(&kept[at..at + look.kept_vectors() * LANES]));
             });
         }
-        let out = shared(out);
+        let (out, kept) = (shared(out), kept.as_chunks().0);
         let queries = || places().flat_map(|(look, first)| (0..look.n()).map(move |i| (look, first, i)));
         deal(cpu, queries, &|_, (look, first, i)| {
             let (len, n_vectors) = (look.value_len(), look.value_vectors());

@@ -78,7 +78,8 @@ impl<'a> Gathered<'a> {
         let n_vectors = self.n_vectors;
         let values = self.values.chunks_exact_mut(n_vectors).zip(other.values.chunks_exact(n_vectors));
         for ((softmax, other), (values, added)) in self.softmax.iter_mut().zip(&*other.softmax).zip(values) {
-            let factors = join(softmax, other).map(|factor| simd.splat(factor));
+            let [own, others] = join(softmax, other);
+            let factors = [simd.splat(own), simd.splat(others)];
             for (value, added) in values.iter_mut().zip(added) {
                 let scaled = simd.mul(simd.load(added), factors[1]);
                 simd.store(simd.mul_add(simd.load(value), factors[0], scaled), value);

@@ -29,11 +29,6 @@ pub(crate) fn steps_of_pairs(len: usize) -> usize {
     len.next_multiple_of(64) / 2
 }
 
-/// Where value `i` of a row stands among the pairs of [`pair_steps`].
-pub(crate) fn place_in_pairs(i: usize) -> usize {
-    i / 4 * 4 + [0, 2, 1, 3][i % 4]
-}
-
 /// A panel of pairs from rows of bytes.
 #[inline(always)]
 pub(crate) fn pair_steps<S: Simd>(simd: S, rows: Columns<'_, i8>, panel: &mut [[i16; 2 * LANES]]) {
@@ -44,6 +39,14 @@ pub(crate) fn pair_steps<S: Simd>(simd: S, rows: Columns<'_, i8>, panel: &mut [[
             simd.store_pairs(even, &mut steps[0]);
             simd.store_pairs(odd, &mut steps[1]);
         }
+    }
+}
+
+/// A panel of pairs from rows of pairs; `panel` is a whole number of 16 steps.
+#[inline(always)]
+pub(crate) fn i16_steps<S: Simd>(simd: S, rows: Columns<'_, i16>, panel: &mut [[i16; 2 * LANES]]) {
+    for (c, steps) in panel.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        *steps = square(simd, rows, c, 0);
     }
 }
 
@@ -70,27 +73,51 @@ pub(crate) fn f32_steps<S: Simd>(simd: S, rows: Columns<'_, f32>, panel: &mut [[
     }
 }
 
-/// Rounds values to whole multiples of d = max|x| / `steps`, stored where `place` says, and returns d.
+/// Rounds values to whole multiples of d = max|x| / `steps` and returns d; zeros where `to` is longer.
 ///
 /// A value that is not finite makes d NaN; values whose d would be subnormal count as zeros.
 #[inline(always)]
-pub(crate) fn quantise(values: &[f32], steps: f32, place: impl Fn(usize) -> usize, to: &mut [i16]) -> f32 {
-    let mut max = 0f32;
-    let mut finite = true;
-    for value in values {
-        max = max.max(value.abs());
-        finite &= value.is_finite();
+pub(crate) fn quantise<S: Simd>(simd: S, values: &[f32], steps: f32, to: &mut [[i16; 2 * LANES]]) -> f32 {
+    let (mut max, mut nan) = (simd.splat(0.0), simd.splat(0.0));
+    for c in 0..values.len().div_ceil(LANES) {
+        let x = simd.load(&lanes(values, c));
+        max = simd.max(simd.abs(x), max);
+        // 0 unless x is NaN or infinite.
+        nan = simd.mul_add(x, simd.splat(0.0), nan);
     }
+    let (max, nan) = (simd.max_lane(max), simd.sum(nan));
     let d = max / steps;
-    if !finite || d < f32::MIN_POSITIVE {
-        to.fill(0);
-        return if finite { 0.0 } else { f32::NAN };
+    if nan.is_nan() || d < f32::MIN_POSITIVE {
+        to.fill([0; 2 * LANES]);
+        return nan;
     }
-    let inverse = steps / max;
-    for (i, value) in values.iter().enumerate() {
-        // Adding and taking away 1.5·2^23 rounds to a whole number, to nearest even.
-        let magic = 12_582_912.0;
-        to[place(i)] = (value.mul_add(inverse, magic) - magic) as i16;
+    let inverse = simd.splat(steps / max);
+    for (c, to) in to.iter_mut().enumerate() {
+        let low = simd.round(simd.mul(simd.load(&lanes(values, 2 * c)), inverse));
+        let high = simd.round(simd.mul(simd.load(&lanes(values, 2 * c + 1)), inverse));
+        simd.store_i16(low, high, to);
     }
     d
+}
+
+/// Puts values in the order of [`pair_steps`]: of each four the even ones, then the odd ones.
+#[inline(always)]
+pub(crate) fn order_as_pairs(values: &mut [[i16; 2 * LANES]]) {
+    for four in values.as_flattened_mut().as_chunks_mut::<4>().0 {
+        four.swap(1, 2);
+    }
+}
+
+/// Values 16c.., zeros beyond the end.
+#[inline(always)]
+fn lanes(values: &[f32], c: usize) -> [f32; LANES] {
+    let rest = values.get(c * LANES..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(lanes) => *lanes,
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..rest.len()].copy_from_slice(rest);
+            lanes
+        }
+    }
 }

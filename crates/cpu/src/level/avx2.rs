@@ -99,6 +99,22 @@ fn add_pairs(acc: __m256i, pairs: __m256i, scale: __m256i) -> __m256i {
     op!(_mm256_add_epi32(acc, _mm256_madd_epi16(pairs, scale)))
 }
 
+/// 2^e as a normal number.
+#[inline(always)]
+fn power(e: __m256i) -> __m256 {
+    op!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127)))))
+}
+
+/// Two factors, each a normal number; only the second product rounds.
+#[inline(always)]
+fn mul_power(a: __m256, e: __m256) -> __m256 {
+    op!({
+        let e = _mm256_cvtps_epi32(e);
+        let half = _mm256_srai_epi32::<1>(e);
+        _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(e, half)))
+    })
+}
+
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type I32 = [__m256i; 2];
@@ -136,8 +152,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_i8(self, bytes: &[i8; LANES]) -> Self::F32 {
         let bytes = load16(bytes, 0);
-        let eight = |bytes| op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
-        [eight(bytes), eight(op!(_mm_srli_si128::<8>(bytes)))]
+        op!([
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+        ])
     }
     #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
@@ -197,25 +215,10 @@ impl Simd for Avx2 {
     fn to_f32(self, v: Self::I32) -> Self::F32 {
         map(v, |v| op!(_mm256_cvtepi32_ps(v)))
     }
-    #[inline(always)]
-    fn scale_by_power(self, a: Self::F32, e: Self::I32) -> Self::F32 {
-        each(a, e, |a, e| {
-            op!(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32::<23>(e))))
-        })
-    }
 
     #[inline(always)]
     fn mul_power(self, a: Self::F32, e: Self::F32) -> Self::F32 {
-        // Two factors, each a normal number; only the second product rounds.
-        each(a, e, |a, e| {
-            op!({
-                let power =
-                    |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
-                let e = _mm256_cvtps_epi32(e);
-                let half = _mm256_srai_epi32::<1>(e);
-                _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(e, half)))
-            })
-        })
+        [mul_power(a[0], e[0]), mul_power(a[1], e[1])]
     }
 
     #[inline(always)]
@@ -556,9 +559,9 @@ impl Simd for Avx2 {
         op!(_mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_hadd_epi32(c, d)))
     }
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], offset: usize) {
+    fn prefetch<T>(self, values: &[T], offset: usize) {
         // SAFETY: a prefetch of any address has no effect but on speed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast()) }
     }
 }
 

@@ -185,10 +185,6 @@ impl Simd for Avx512 {
     fn to_f32(self, v: __m512i) -> __m512 {
         op!(_mm512_cvtepi32_ps(v))
     }
-    #[inline(always)]
-    fn scale_by_power(self, a: __m512, e: __m512i) -> __m512 {
-        op!(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32::<23>(e))))
-    }
 
     #[inline(always)]
     fn mul_power(self, a: __m512, e: __m512) -> __m512 {
@@ -537,8 +533,8 @@ impl Simd for Avx512 {
         op!(_mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_hadd_epi32(c, d)))
     }
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], offset: usize) {
+    fn prefetch<T>(self, values: &[T], offset: usize) {
         // SAFETY: a prefetch of any address has no effect but on speed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast()) }
     }
 }

@@ -105,10 +105,6 @@ impl Simd for Scalar {
     fn to_f32(self, v: [i32; LANES]) -> [f32; LANES] {
         v.map(|x| x as f32)
     }
-    #[inline(always)]
-    fn scale_by_power(self, a: [f32; LANES], e: [i32; LANES]) -> [f32; LANES] {
-        from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_add((e[i] as u32) << 23)))
-    }
 
     #[inline(always)]
     fn mul_power(self, a: [f32; LANES], e: [f32; LANES]) -> [f32; LANES] {
@@ -388,5 +384,5 @@ impl Simd for Scalar {
         rows.map(|row| row.into_iter().sum())
     }
     #[inline(always)]
-    fn prefetch(self, _: &[u8], _: usize) {}
+    fn prefetch<T>(self, _: &[T], _: usize) {}
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use checkpoint::Checkpoint;
 use model::{Config, counts};
-use ops::Reference;
+use ops::{Reference, RowFormat};
 
 /// Reads a parsed config.json and derives from it everything that needs no weights.
 pub(crate) fn config(json: &serde_json::Value) {
@@ -29,8 +29,10 @@ pub(crate) fn gguf(bytes: &[u8]) {
 fn derive(config: &Config) {
     let parameters = counts::parameters(config);
     assert!(parameters.active <= parameters.total);
-    let cache = counts::cache_bytes_per_token(config, 2);
-    assert!(cache.own > 0 && counts::decode_flops(config, u64::MAX) > 0);
+    for row_format in RowFormat::ALL {
+        assert!(counts::cache_bytes_per_token(config, row_format).own > 0, "{}", row_format.name());
+    }
+    assert!(counts::decode_flops(config, u64::MAX) > 0);
     assert!(model::workspace_bytes(config, 512, 1) > 0);
     assert!(config.rope_table().inv_freq.iter().all(|f| f.is_finite()));
 }

@@ -91,6 +91,23 @@ pub(super) fn query_steps(len: usize) -> f64 {
 /// Steps that a weight of attention is rounded to where it multiplies rows of 8 bits.
 pub(super) const WEIGHT_STEPS: f64 = 32767.0;
 
+/// Steps that latents of `c` channels and the rows that expand them are rounded to; `in_codes`: latents are cached in 8
+/// bits already.
+pub(super) fn expansion_steps(c: usize, in_codes: bool) -> [f64; 2] {
+    let most = i16::MAX as usize;
+    let latent = if in_codes { i8::MAX as usize } else { (i32::MAX as usize / c).isqrt().min(most) };
+    [latent, (i32::MAX as usize / (latent * c)).min(most)].map(|steps| steps as f64)
+}
+
+/// Steps that queries and keys of `len` channels are rounded to.
+pub(super) fn head_steps(len: usize) -> f64 {
+    (i32::MAX as usize / len).isqrt().min(i16::MAX as usize) as f64
+}
+
+/// Steps of an expanded value, and of the weights it meets.
+pub(super) const VALUE_STEPS: f64 = 1023.0;
+pub(super) const EXPANDED_WEIGHT_STEPS: f64 = 16383.0;
+
 /// Error of a weighted mean of `n` values, relative to Σ pₛ|vₛ|, given the relative error of each weight and of each
 /// value.
 pub(super) fn weighted_mean(weight: f64, value: f64, n: usize) -> f64 {

@@ -45,6 +45,8 @@ pub(super) struct Steps {
     /// Per position, half a step of its weight where the largest weight is 1: one rounding for each tile, whose largest
     /// weight is at most that.
     pub(super) weights: Vec<f64>,
+    /// Per position, how far each channel of its value may be off.
+    pub(super) values: Vec<Vec<f64>>,
 }
 
 /// As [`head_bounds`] where queries and weights are rounded too.
@@ -71,7 +73,9 @@ pub(super) fn integer_bounds(
         let mean: f64 = seen.iter().zip(&weights).map(|(&s, w)| w / total * magnitudes(s, i)).sum();
         let flushed: f64 = seen.iter().map(|&s| magnitudes(s, i) * 4.0 * TINY).sum();
         let stepped: f64 = seen.iter().filter_map(|&s| Some(steps.weights.get(s)? * magnitudes(s, i))).sum();
-        Bound::Within(relative * mean + stepped / total / (1.0 - relative) + flushed + TINY)
+        let off = |&s: &usize| Some(steps.values.get(s)?[i]);
+        let moved: f64 = seen.iter().zip(&weights).filter_map(|(s, w)| Some(w * off(s)?)).sum();
+        Bound::Within(relative * mean + (stepped + moved) / total / (1.0 - relative) + flushed + TINY)
     };
     (0..dim).map(bound).collect()
 }

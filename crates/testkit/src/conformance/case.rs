@@ -64,6 +64,10 @@ impl<'d, D: Device> Suite<'d, D> {
         self.operation
     }
 
+    pub(super) fn activations(&self) -> Activations {
+        self.dev.activations()
+    }
+
     pub(super) fn finish(self) -> Report {
         self.report
     }

@@ -4,13 +4,15 @@
 //! model chooses.
 
 use ops::{
-    AttendExpanded, AttendLatent, Device, DeviceError, HeadLayout, HeadSide, Reference, RowFormat, WeightFormat,
+    Activations, AttendExpanded, AttendLatent, Device, DeviceError, HeadLayout, HeadSide, Reference, RowFormat,
+    WeightFormat,
 };
 
 use super::Operation;
 use super::arithmetic::{EPS, TINY, attention_weight, gamma, sum, weighted_mean};
+use super::attention::expanded::{Dims, Expanded};
 use super::buffers::{input, output, read};
-use super::case::Suite;
+use super::case::{Case, Suite};
 use super::heads::Heads;
 use super::random::Random;
 use super::report::{Bound, Report};
@@ -62,19 +64,45 @@ fn compare_forms<D: Device>(suite: &mut Suite<'_, D>, rounding: Rounding) {
         let row_format = [RowFormat::F32, RowFormat::BF16][i / 4 % 2];
         let plan = Plan { block_len: BLOCK_LENS[i % 3], row_format, spans: SPANS[1 + i % (SPANS.len() - 1)] };
         let scene = Scene::new(&mut rng, plan, [c + r, c, r]);
-        let q = scene.queries(&mut rng, h * (n + r), [1.0, 10.0][i / 8 % 2]);
+        let rounds = rounding == Rounding::F32 && suite.activations() == Activations::Int8;
+        let large = if rounds { 3.0 } else { 10.0 };
+        let q = scene.queries(&mut rng, h * (n + r), [1.0, large][i / 8 % 2]);
         let scale = 1.0 / ((n + r) as f32).sqrt();
         let data = format!("C {c}, R {r}, n {n}, v {v}, H {h}, split {}, {plan:?}", w_uk.transposed);
         let forms = Forms { scene, dims: [c, r, n, v, h], q, w_uk, w_uv, scale, data };
-        suite.compare_forms(
-            &forms.data,
-            |dev| Ok([forms.absorbed(dev)?, forms.expanded(dev)?]),
-            &forms.bounds(rounding),
-        );
+        let mut bounds = forms.bounds(rounding);
+        if rounds {
+            bounds = bounds.iter().zip(forms.rounded()).map(|(a, b)| sum_of(*a, b)).collect();
+        }
+        suite.compare_forms(&forms.data, |dev| Ok([forms.absorbed(dev)?, forms.expanded(dev)?]), &bounds);
+    }
+}
+
+fn sum_of(a: Bound, b: Bound) -> Bound {
+    match (a, b) {
+        (Bound::Within(a), Bound::Within(b)) => Bound::Within(a + b),
+        _ => unreachable!("both forms of a covered row have a distance"),
     }
 }
 
 impl Forms {
+    /// How far the expanded form may be from its exact value where it is rounded to whole numbers.
+    fn rounded(&self) -> Vec<Bound> {
+        let [c, r, n, v, h] = self.dims;
+        let case = Expanded {
+            scene: self.scene.clone(),
+            dims: Dims { c, r, n, v, h },
+            q: self.q.clone(),
+            w_uk: self.w_uk.clone(),
+            w_uv: self.w_uv.clone(),
+            scale: self.scale,
+            data: String::new(),
+        };
+        let bounds = case.int8_bounds();
+        let rows = self.scene.spans.iter().flat_map(|s| &bounds[s.q_start * h * v..(s.q_start + s.n_new) * h * v]);
+        rows.copied().collect()
+    }
+
     fn absorbed<D: Device>(&self, dev: &D) -> Result<Vec<f32>, DeviceError> {
         let [c, r, n, v, h] = self.dims;
         let t = self.scene.n_rows;

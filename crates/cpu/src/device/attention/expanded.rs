@@ -3,7 +3,9 @@
 //! A unit is one head of a whole span, whose matrices are decoded once. Owns the products that make keys and values.
 //! Must not absorb queries.
 
-use ops::{AttendExpanded, HeadWeights, WeightMatrix};
+mod integers;
+
+use ops::{Activations, AttendExpanded, HeadWeights, WeightMatrix};
 
 use super::floats::{Products, Sums};
 use super::{Context, Pieces, Room, Rows, blocks, deal};
@@ -23,14 +25,16 @@ pub(super) fn run(cpu: &Cpu, args: &AttendExpanded<'_, Cpu>, out: &mut [f32]) {
     };
     deal(cpu, units, &|worker, (rows, head)| {
         let sizes = Sizes::new(args);
+        let in_integers = cpu.activations == Activations::Int8;
+        let own = if in_integers { integers::room(sizes, rows.n) } else { Room::default() };
         let room = Room {
             n_queries: rows.n,
-            value_vectors: sizes.v.div_ceil(LANES),
-            vectors: sizes.vectors(rows.n),
-            panels: 0,
+            value_vectors: sizes.v_vectors(),
+            vectors: sizes.vectors(rows.n).max(own.vectors),
+            panels: own.panels,
         };
         cpu.attention_scratch.lend(worker, room, |pieces| {
-            cpu.level.run(Expanded { args, rows, head, out, pieces });
+            cpu.level.run(Expanded { args, rows, head, in_integers, out, pieces });
         });
     });
 }
@@ -74,12 +78,13 @@ struct Expanded<'a> {
     args: &'a AttendExpanded<'a, Cpu>,
     rows: Rows<'a>,
     head: usize,
+    in_integers: bool,
     out: &'a [Shared32],
     pieces: Pieces<'a>,
 }
 
 /// Takes the first `n` vectors of what is left of scratch.
-fn take<'s>(scratch: &mut &'s mut [[f32; LANES]], n: usize) -> &'s mut [[f32; LANES]] {
+fn take<'s, T>(scratch: &mut &'s mut [T], n: usize) -> &'s mut [T] {
     let (first, rest) = std::mem::take(scratch).split_at_mut(n);
     *scratch = rest;
     first
@@ -88,9 +93,14 @@ fn take<'s>(scratch: &mut &'s mut [[f32; LANES]], n: usize) -> &'s mut [[f32; LA
 impl Kernel for Expanded<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { args, rows, head, out, pieces } = self;
+        let Self { args, rows, head, in_integers, out, pieces } = self;
         let sizes = Sizes::new(args);
-        let Pieces { walk: mut room, mut vectors, .. } = pieces;
+        let Pieces { walk: mut room, mut vectors, panels } = pieces;
+        let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
+        // Whole numbers cannot be infinite: where something is, all is computed again in f32.
+        if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels) {
+            return room.gathered.write(out, sizes.v, |t| place(t) * sizes.v);
+        }
         let w_uk = take(&mut vectors, sizes.n * sizes.c_steps / LANES);
         let w_uv = take(&mut vectors, sizes.v_vectors() * sizes.c_steps);
         let row = take(&mut vectors, sizes.c.max(sizes.n).max(sizes.v).div_ceil(LANES)).as_flattened_mut();
@@ -100,7 +110,6 @@ impl Kernel for Expanded<'_> {
             w_uv[o / LANES * sizes.c_steps + i][o % LANES] = value;
         });
         let queries = take(&mut vectors, rows.n * sizes.head_steps / LANES).as_flattened_mut();
-        let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
         for (t, query) in queries.chunks_exact_mut(sizes.head_steps).enumerate() {
             let head_dim = sizes.n + sizes.r;
             query[..head_dim].copy_from_slice(&args.q[place(t) * head_dim..][..head_dim]);

@@ -184,14 +184,15 @@ impl Sums<'_, '_> {
     fn add<S: Simd, const R: usize>(&mut self, simd: S, first: usize, n_seen: usize) {
         let n_vectors = self.gathered.n_vectors;
         let at = |r: usize| (first + r) * n_vectors + self.vector;
-        let sums = make(|r| {
+        let mut sums = [simd.splat(0.0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
             let factor = simd.splat(self.steps[first + r].factor);
-            simd.mul(simd.load(&self.gathered.values[at(r)]), factor)
-        });
+            *sum = simd.mul(simd.load(&self.gathered.values[at(r)]), factor);
+        }
         let weights = make(|r| self.weights[first + r].as_flattened());
         let sums = floats::<S, R>(simd, sums, &self.values[..n_seen], weights);
         for (r, sum) in sums.into_iter().enumerate() {
-            simd.store(sum, &mut self.gathered.values[(first + r) * n_vectors + self.vector]);
+            simd.store(sum, &mut self.gathered.values[at(r)]);
         }
     }
 }

@@ -7,16 +7,16 @@
 use std::ops::Range;
 
 use super::{Context, Looks, Room};
-use crate::cache::Q8Row;
+use crate::cache::Q8Rows;
 use crate::kernel::attention::{Gathered, Scores, Step, TILE, Tile, Tiles, Walk, walk};
-use crate::kernel::panel::{bf16_steps, pair_steps, place_in_pairs, quantise, steps_of_pairs};
+use crate::kernel::panel::{bf16_steps, order_as_pairs, pair_steps, quantise, steps_of_pairs};
 use crate::kernel::tile::{RowsBody, floats, for_rows, pairs};
 use crate::level::{LANES, Simd, make};
 
 /// Vectors of value channels that are prepared at a time: a cache line of bytes.
 const VALUE_BLOCK: usize = 4;
 /// Blocks of 32 pairs that hold a tile's weights.
-const WEIGHT_BLOCKS: usize = TILE / 32;
+pub(super) const WEIGHT_BLOCKS: usize = TILE / 32;
 /// Steps of a weight: the sum over a tile is below 2^31.
 const WEIGHT_STEPS: f32 = 32767.0;
 /// Largest weight of a tile that counts as none; the largest weight of the context is 1.
@@ -76,13 +76,14 @@ pub(super) fn gather<S: Simd>(
     let (rope_queries, query_scales) = (rope_queries.as_flattened_mut(), query_scales.as_flattened_mut());
     for i in 0..n {
         let [latent, rope] = looks.query(i);
-        let to = queries[i * lengths.pairs / LANES..][..lengths.pairs / LANES].as_flattened_mut();
-        to[lengths.c / 4 * 4..].fill(0);
-        query_scales[i] = looks.scale * quantise(latent, query_steps(lengths.c), place_in_pairs, to);
+        let to = &mut queries[i * lengths.pairs / LANES..][..lengths.pairs / LANES];
+        query_scales[i] = looks.scale * quantise(simd, latent, query_steps(lengths.c), to);
+        order_as_pairs(to);
         rope_queries[i * lengths.rope_steps..][..lengths.rope].copy_from_slice(rope);
     }
     let mut tiles = Integers {
         context: looks.context,
+        cached: looks.context.cache.q8_rows(),
         lengths,
         scale: looks.scale,
         queries,
@@ -100,8 +101,60 @@ pub(super) fn gather<S: Simd>(
     walk(simd, ranges, looks.rows.n_visible(), &mut tiles, room, n_seen);
 }
 
+/// Where [`round_weights`] puts ŵ, `[n, TILE]`, and each query's d_w times the largest scale of the tile.
+pub(super) struct Rounded<'a> {
+    pub(super) weights: &'a mut [[i16; 2 * LANES]],
+    pub(super) scales: &'a mut [f32],
+    /// The largest ŵ.
+    pub(super) steps: f32,
+}
+
+/// Replaces scales by their shares of the largest, which is returned. A scale that is NaN has no share: it has made the
+/// sum of every query that sees it NaN, and must not touch the others.
+fn share_scales(scales: &mut [f32]) -> f32 {
+    let largest = scales.iter().copied().filter(|d| d.is_finite()).fold(0.0, f32::max);
+    for d in scales {
+        *d = if *d > 0.0 { *d / largest } else { 0.0 };
+    }
+    largest
+}
+
+/// Rounds every query's weights together with the scales of their values; both are lost.
+#[inline(always)]
+pub(super) fn round_weights<S: Simd>(
+    simd: S,
+    weights: &mut [Scores],
+    scales: &mut [[f32; LANES]],
+    rounded: Rounded<'_>,
+) {
+    let largest_scale = share_scales(scales.as_flattened_mut());
+    let each = weights.iter_mut().zip(rounded.weights.as_chunks_mut::<WEIGHT_BLOCKS>().0).zip(rounded.scales);
+    for ((weights, to), scale) in each {
+        let mut largest = simd.splat(0.0);
+        for (weights, scales) in weights.iter_mut().zip(&*scales) {
+            let product = simd.mul(simd.load(weights), simd.load(scales));
+            largest = simd.max(product, largest);
+            simd.store(product, weights);
+        }
+        let largest = simd.max_lane(largest);
+        if largest < WEIGHT_MIN {
+            *to = [[0; 2 * LANES]; WEIGHT_BLOCKS];
+            *scale = 0.0;
+            continue;
+        }
+        let inverse = simd.splat(rounded.steps / largest);
+        for ([low, high], to) in weights.as_chunks().0.iter().zip(to) {
+            let low = simd.round(simd.mul(simd.load(low), inverse));
+            let high = simd.round(simd.mul(simd.load(high), inverse));
+            simd.store_i16(low, high, to);
+        }
+        *scale = largest / rounded.steps * largest_scale;
+    }
+}
+
 struct Integers<'a> {
     context: Context<'a>,
+    cached: &'a Q8Rows,
     lengths: Lengths,
     scale: f32,
     /// `[n, pairs]`
@@ -127,51 +180,13 @@ struct Integers<'a> {
 }
 
 impl Integers<'_> {
-    /// Replaces the scales by their shares of the largest, which is returned. A scale that is NaN has no share: it has
-    /// made the sum of every query that sees it NaN, and must not touch the others.
-    fn share_scales(&mut self) -> f32 {
-        let scales = self.scales.as_flattened_mut();
-        let largest = scales.iter().copied().filter(|d| d.is_finite()).fold(0.0, f32::max);
-        for d in scales {
-            *d = if *d > 0.0 { *d / largest } else { 0.0 };
-        }
-        largest
-    }
-
-    /// ŵ and d_w of every query.
-    #[inline(always)]
-    fn round_weights<S: Simd>(&mut self, simd: S, weights: &[Scores]) {
-        let largest_scale = self.share_scales();
-        let each = weights.iter().zip(self.weights.as_chunks_mut::<WEIGHT_BLOCKS>().0).zip(&mut *self.weight_scales);
-        for ((weights, rounded), weight_scale) in each {
-            let shared = |v: usize| simd.mul(simd.load(&weights[v]), simd.load(&self.scales[v]));
-            let mut largest = simd.splat(0.0);
-            for v in 0..TILE / LANES {
-                largest = simd.max(shared(v), largest);
-            }
-            let largest = simd.max_lane(largest);
-            if largest < WEIGHT_MIN {
-                *rounded = [[0; 2 * LANES]; WEIGHT_BLOCKS];
-                *weight_scale = 0.0;
-                continue;
-            }
-            let inverse = simd.splat(WEIGHT_STEPS / largest);
-            for (b, rounded) in rounded.iter_mut().enumerate() {
-                let [low, high] = make(|half| simd.round(simd.mul(shared(2 * b + half), inverse)));
-                simd.store_i16(low, high, rounded);
-            }
-            *weight_scale = largest / WEIGHT_STEPS * largest_scale;
-        }
-    }
-
     /// Pairs of positions for a block of channels.
     #[inline(always)]
     fn zip_values<S: Simd>(&mut self, simd: S, n: usize, channels: Range<usize>) {
         let whole = channels.len() / LANES;
         let rest = channels.start + whole * LANES..channels.end;
-        let cache = self.context.cache;
         for p in 0..n.div_ceil(2) {
-            let [a, b] = make(|i| cache.q8_row(self.rows[2 * p + i]).codes);
+            let [a, b] = [self.cached.codes(self.rows[2 * p]), self.cached.codes(self.rows[2 * p + 1])];
             let (a_chunks, b_chunks) = (a[channels.clone()].as_chunks().0, b[channels.clone()].as_chunks().0);
             for v in 0..whole {
                 simd.store_pairs(simd.zip_i8(&a_chunks[v], &b_chunks[v]), &mut self.values[v * TILE / 2 + p]);
@@ -191,11 +206,14 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
     fn scores(&mut self, simd: S, tile: Tile, scores: &mut [Scores]) {
         self.rows = self.context.rows(tile.start, tile.n);
         for group in 0..tile.n.div_ceil(LANES) {
-            let cache = self.context.cache;
-            let rows: [Q8Row<'_>; LANES] = make(|i| cache.q8_row(self.rows[group * LANES + i]));
-            pair_steps(simd, make(|i| rows[i].codes), self.keys);
-            bf16_steps(simd, make(|i| rows[i].tail), self.rope_keys);
-            self.scales[group] = make(|i| rows[i].scales[0]);
+            let (cached, rows) = (self.cached, &self.rows[group * LANES..(group + 1) * LANES]);
+            // The next sixteen positions, which mostly follow in memory.
+            for row in rows {
+                cached.prefetch(simd, row + LANES);
+            }
+            pair_steps(simd, make(|i| cached.codes(rows[i])), self.keys);
+            bf16_steps(simd, make(|i| cached.tail(rows[i])), self.rope_keys);
+            self.scales[group] = make(|i| cached.scales(rows[i])[0]);
             let scales = self.scales[group];
             for_rows(simd, scores.len(), &mut Products { of: self, scales, group, scores });
         }
@@ -204,14 +222,17 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
 
     #[inline(always)]
     fn add_values(&mut self, simd: S, tile: Tile, weights: &mut [Scores], steps: &[Step], gathered: &mut Gathered<'_>) {
-        self.round_weights(simd, weights);
+        let rounded = Rounded { weights: self.weights, scales: self.weight_scales, steps: WEIGHT_STEPS };
+        round_weights(simd, weights, self.scales, rounded);
         for block in 0..gathered.n_vectors.div_ceil(VALUE_BLOCK) {
             let first = block * VALUE_BLOCK;
             let n_vectors = VALUE_BLOCK.min(gathered.n_vectors - first);
             self.zip_values(simd, tile.n, first * LANES..self.lengths.c.min((first + n_vectors) * LANES));
             for v in 0..n_vectors {
                 let values = &self.values[v * TILE / 2..][..tile.n.div_ceil(2)];
-                for_rows(simd, steps.len(), &mut Sums { of: self, steps, values, vector: first + v, gathered });
+                let (weights, weight_scales, vector) = (&*self.weights, &*self.weight_scales, first + v);
+                let mut sums = Sums { weights, weight_scales, steps, values, vector, gathered };
+                for_rows(simd, steps.len(), &mut sums);
             }
         }
     }
@@ -244,25 +265,25 @@ impl<S: Simd> RowsBody<S> for Products<'_, '_> {
 }
 
 /// One vector of R queries' values.
-struct Sums<'a, 't, 'g> {
-    of: &'a Integers<'t>,
-    steps: &'a [Step],
-    values: &'a [[i16; 2 * LANES]],
-    vector: usize,
-    gathered: &'a mut Gathered<'g>,
+pub(super) struct Sums<'a, 'g> {
+    pub(super) weights: &'a [[i16; 2 * LANES]],
+    pub(super) weight_scales: &'a [f32],
+    pub(super) steps: &'a [Step],
+    pub(super) values: &'a [[i16; 2 * LANES]],
+    pub(super) vector: usize,
+    pub(super) gathered: &'a mut Gathered<'g>,
 }
 
-impl<S: Simd> RowsBody<S> for Sums<'_, '_, '_> {
+impl<S: Simd> RowsBody<S> for Sums<'_, '_> {
     #[inline(always)]
     fn rows<const R: usize>(&mut self, simd: S, first: usize) {
-        let rows = |r: usize| &self.of.weights[(first + r) * WEIGHT_BLOCKS..][..WEIGHT_BLOCKS];
-        let weights = make(|r| rows(r).as_flattened().as_chunks().0);
-        let sums = pairs::<S, R>(simd, self.values, weights);
+        let row = |r: usize| self.weights[(first + r) * WEIGHT_BLOCKS..][..WEIGHT_BLOCKS].as_flattened();
+        let sums = pairs::<S, R>(simd, self.values, make(|r| row(r).as_chunks().0));
         let n_vectors = self.gathered.n_vectors;
         for (r, sum) in sums.into_iter().enumerate() {
             let value = &mut self.gathered.values[(first + r) * n_vectors + self.vector];
             let kept = simd.mul(simd.load(value), simd.splat(self.steps[first + r].factor));
-            let scale = simd.splat(self.of.weight_scales[first + r]);
+            let scale = simd.splat(self.weight_scales[first + r]);
             simd.store(simd.mul_add(simd.to_f32(sum), scale, kept), value);
         }
     }

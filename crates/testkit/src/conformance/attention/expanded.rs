@@ -2,9 +2,9 @@
 //!
 //! Owns keys and values made from latent rows, in both layouts of kv_b. Must not absorb queries.
 
-use ops::{AttendExpanded, Device, DeviceError, HeadLayout, RowFormat, WeightFormat};
+use ops::{Activations, AttendExpanded, Device, DeviceError, HeadLayout, RowFormat, WeightFormat};
 
-use super::super::arithmetic::sum;
+use super::super::arithmetic::{EXPANDED_WEIGHT_STEPS, VALUE_STEPS, expansion_steps, head_steps, sum};
 use super::super::buffers::{input, output, read, with_margin_bounds};
 use super::super::case::{Case, Part, Suite};
 use super::super::heads::Heads;
@@ -12,31 +12,33 @@ use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
 use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
 use super::super::weights::with_nan;
-use super::{Score, head_bounds, output_of, queries_of};
+use super::{Score, Steps, integer_bounds, output_of, queries_of};
 
 /// C, R, n, v, H.
 #[derive(Clone, Copy, Debug)]
-struct Dims {
-    c: usize,
-    r: usize,
-    n: usize,
-    v: usize,
-    h: usize,
+pub(in super::super) struct Dims {
+    pub(in super::super) c: usize,
+    pub(in super::super) r: usize,
+    pub(in super::super) n: usize,
+    pub(in super::super) v: usize,
+    pub(in super::super) h: usize,
 }
 
 #[derive(Clone)]
-struct Expanded {
-    scene: Scene,
-    dims: Dims,
-    q: Vec<f32>,
-    w_uk: Heads,
-    w_uv: Heads,
-    scale: f32,
-    data: String,
+pub(in super::super) struct Expanded {
+    pub(in super::super) scene: Scene,
+    pub(in super::super) dims: Dims,
+    pub(in super::super) q: Vec<f32>,
+    pub(in super::super) w_uk: Heads,
+    pub(in super::super) w_uv: Heads,
+    pub(in super::super) scale: f32,
+    pub(in super::super) data: String,
 }
 
 /// Expanded vectors of one head and what makes them up: Σ w·c and Σ|w·c|, each `[positions][dim]`.
 type Sums = Vec<Vec<(f64, f64)>>;
+/// The same with how far each may be off.
+type Vectors<'a> = (&'a Sums, &'a Vec<Vec<f64>>);
 
 impl Expanded {
     fn new(rng: &mut Random, plan: Plan<'_>, dims: Dims, [w_uk, w_uv]: [Heads; 2], size: f32) -> Self {
@@ -69,6 +71,87 @@ impl Expanded {
     }
 }
 
+/// Distances of latents, keys and values from what they are rounded to.
+impl Expanded {
+    /// How far an expanded vector may be off, `[head][position][channel]`: its matrix and the latents are rounded.
+    fn expansion_errors(&self, w: &Heads, context: &[Vec<f64>]) -> Vec<Vec<Vec<f64>>> {
+        let (dim, c) = w.shape();
+        let in_codes = self.scene.spec.row.row_format == RowFormat::Q8;
+        let [latent_steps, weight_steps] = expansion_steps(c, in_codes);
+        let error = |row: &Vec<f64>, w: &[f64]| {
+            let e_c = if in_codes { 0.0 } else { largest(row) / latent_steps / 2.0 };
+            let e_w = largest(w) / weight_steps / 2.0;
+            w.iter().zip(row).map(|(w, x)| w.abs() * e_c + x.abs() * e_w + e_w * e_c).sum()
+        };
+        let vector = |l: &[f64], row| l.chunks_exact(c).map(|w| error(row, w)).collect();
+        let logical = w.logical();
+        let heads = logical.chunks_exact(dim * c);
+        heads.map(|l| context.iter().map(|row| vector(l, row)).collect()).collect()
+    }
+
+    /// What rounding makes of one head of one row: `keys` and `values` with how far they are off.
+    fn steps(&self, q: &[f32], keys: Vectors<'_>, values: Vectors<'_>, k_pe: &[&[f64]], scores: &[Score]) -> Steps {
+        let n_visible = scores.len();
+        let head_steps = head_steps(q.len());
+        let q: Vec<f64> = q.iter().map(|q| f64::from(q.abs())).collect();
+        let e_q = largest(&q) / head_steps / 2.0;
+        let score = |s: usize| {
+            let key: Vec<[f64; 2]> = keys.0[s].iter().zip(&keys.1[s]).map(|(k, e)| [k.0.abs(), *e]).collect();
+            let key: Vec<[f64; 2]> = key.into_iter().chain(k_pe[s].iter().map(|k| [k.abs(), 0.0])).collect();
+            let own = key.iter().map(|k| k[0] + k[1]).fold(0.0, f64::max) / head_steps / 2.0;
+            let terms = q.iter().zip(&key).map(|(q, [k, e])| q * (e + own) + (k + e + own) * e_q);
+            f64::from(self.scale.abs()) * terms.sum::<f64>()
+        };
+        let own = |s: usize| {
+            let largest = values.0[s].iter().zip(&values.1[s]).map(|(v, e)| v.0.abs() + e).fold(0.0, f64::max);
+            (largest / VALUE_STEPS, values.1[s].iter().map(|e| e + largest / VALUE_STEPS / 2.0).collect::<Vec<_>>())
+        };
+        let (scales, off): (Vec<f64>, Vec<Vec<f64>>) = (0..n_visible).map(own).unzip();
+        let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
+        let finite = scores.iter().all(|s| s.magnitude.is_finite()) && off.iter().flatten().all(|v| v.is_finite());
+        let weighed = (0..n_visible).map(|s| (scores[s].value - max).exp() * scales[s]).fold(0.0, f64::max);
+        let half = |d: &f64| if *d > 0.0 { weighed / EXPANDED_WEIGHT_STEPS / d / 2.0 } else { 0.0 };
+        let steps = Steps {
+            score: 1.001 * (0..n_visible).map(score).fold(0.0, f64::max),
+            weights: scales.iter().map(half).collect(),
+            values: off,
+        };
+        // Whole numbers are for what is finite.
+        if finite { steps } else { Steps::default() }
+    }
+
+    fn bounds_with(&self, rounded: bool) -> Vec<Bound> {
+        let Dims { c, r, n, v, h: n_heads } = self.dims;
+        let mut bounds = vec![Bound::Bits; self.scene.n_rows * n_heads * v];
+        for span in 0..self.scene.spans.len() {
+            let context = self.scene.context(span);
+            let latents: Vec<Vec<f64>> = context.iter().map(|row| row[..c].to_vec()).collect();
+            let k_pe: Vec<&[f64]> = context.iter().map(|row| &row[c..]).collect();
+            let [keys, values] = [&self.w_uk, &self.w_uv].map(|w| self.expand(w, &latents));
+            let errors = rounded.then(|| [&self.w_uk, &self.w_uv].map(|w| self.expansion_errors(w, &latents)));
+            for (t, n_visible) in self.scene.visible(span) {
+                for h in 0..n_heads {
+                    let q = &self.q[(t * n_heads + h) * (n + r)..][..n + r];
+                    let scores: Vec<Score> = (0..n_visible).map(|s| self.score(q, &keys[h][s], k_pe[s])).collect();
+                    let steps = errors.as_ref().map_or_else(Steps::default, |[key_errors, value_errors]| {
+                        let (keys, values) = ((&keys[h], &key_errors[h]), (&values[h], &value_errors[h]));
+                        self.steps(q, keys, values, &k_pe, &scores)
+                    });
+                    // A key is a sum of C products before it enters a sum of n + R.
+                    let magnitude = |s: usize, i: usize| values[h][s][i].1;
+                    let head = integer_bounds(&scores, n + r + c + 4, sum(c), steps, v, magnitude);
+                    bounds[(t * n_heads + h) * v..][..v].copy_from_slice(&head);
+                }
+            }
+        }
+        with_margin_bounds(bounds)
+    }
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().map(|v| v.abs()).fold(0.0, f64::max)
+}
+
 impl Case for Expanded {
     fn label(&self) -> String {
         self.data.clone()
@@ -96,25 +179,11 @@ impl Case for Expanded {
     }
 
     fn bounds(&self) -> Vec<Bound> {
-        let Dims { c, r, n, v, h: n_heads } = self.dims;
-        let mut bounds = vec![Bound::Bits; self.scene.n_rows * n_heads * v];
-        for span in 0..self.scene.spans.len() {
-            let context = self.scene.context(span);
-            let latents: Vec<Vec<f64>> = context.iter().map(|row| row[..c].to_vec()).collect();
-            let keys = self.expand(&self.w_uk, &latents);
-            let values = self.expand(&self.w_uv, &latents);
-            for (t, n_visible) in self.scene.visible(span) {
-                for h in 0..n_heads {
-                    let q = &self.q[(t * n_heads + h) * (n + r)..][..n + r];
-                    let scores: Vec<Score> =
-                        (0..n_visible).map(|s| self.score(q, &keys[h][s], &context[s][c..])).collect();
-                    // A key is a sum of C products before it enters a sum of n + R.
-                    let head = head_bounds(&scores, n + r + c + 4, sum(c), v, |s, i| values[h][s][i].1);
-                    bounds[(t * n_heads + h) * v..][..v].copy_from_slice(&head);
-                }
-            }
-        }
-        with_margin_bounds(bounds)
+        self.bounds_with(false)
+    }
+
+    fn int8_bounds(&self) -> Vec<Bound> {
+        self.bounds_with(true)
     }
 
     fn parts(&self) -> Vec<Part<Self>> {
@@ -142,13 +211,15 @@ const DIMS: [Dims; 7] = [
 
 pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
     let mut rng = Random::new(61);
+    // Large queries make large errors of what is rounded, and bounds that say nothing.
+    let large = if suite.activations() == Activations::Int8 { 3.0 } else { 60.0 };
     for (i, dims) in DIMS.into_iter().enumerate() {
         let sizes = [dims.n, dims.v, dims.c];
         for (j, spans) in SPANS.into_iter().enumerate() {
             let row_format = RowFormat::ALL[(i + j) % 3];
             let plan = Plan { block_len: BLOCK_LENS[(i + j + i / 3) % 3], row_format, spans };
             let format = [WeightFormat::F32, WeightFormat::BF16, WeightFormat::F8_E4M3][(i + 2 * j) % 3];
-            for size in [1.0, 60.0] {
+            for size in [1.0, large] {
                 let joint = Heads::joint(&mut rng, format, dims.h, sizes);
                 suite.check(&Expanded::new(&mut rng, plan, dims, joint, size));
                 let split = Heads::split(&mut rng, format, dims.h, sizes);

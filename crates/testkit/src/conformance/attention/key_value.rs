@@ -116,6 +116,11 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
             }
         }
     }
+    // A context that devices cut into parts.
+    for (i, row_format) in RowFormat::ALL.into_iter().enumerate() {
+        let plan = Plan { block_len: BLOCK_LENS[i], row_format, spans: &[(2, 1023), (1, 700)] };
+        suite.check(&KeyValue::new(&mut rng, plan, Dims { n_kv_heads: 2, per_kv: 3, head_dim: 8 }, 1.0));
+    }
     for dims in [
         Dims { n_kv_heads: 1, per_kv: 1, head_dim: 8 },
         Dims { n_kv_heads: 2, per_kv: 2, head_dim: 5 },

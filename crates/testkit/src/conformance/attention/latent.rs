@@ -66,7 +66,8 @@ impl Latent {
         let weighed = |s: usize| (scores[s].value - max).exp() * scales[s];
         let step = (0..scores.len()).map(weighed).fold(0.0, f64::max) / WEIGHT_STEPS;
         let half = |d: &f64| if *d > 0.0 { step / d / 2.0 } else { 0.0 };
-        Steps { score: 1.001 * f64::from(self.scale) * half_step * largest, weights: scales.iter().map(half).collect() }
+        let score = 1.001 * f64::from(self.scale) * half_step * largest;
+        Steps { score, weights: scales.iter().map(half).collect(), values: Vec::new() }
     }
 }
 
@@ -154,6 +155,13 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
             }
         }
         not_finite(suite, &mut rng, dims);
+    }
+    // Contexts that devices cut into parts, beside short ones.
+    for (i, row_format) in RowFormat::ALL.into_iter().enumerate() {
+        for spans in [&[(1, 1300)][..], &[(2, 511), (1, 512), (1, 5)], &[(3, 1022), (1, 1023)]] {
+            let plan = Plan { block_len: BLOCK_LENS[i], row_format, spans };
+            suite.check(&Latent::new(&mut rng, plan, DIMS[1 + i], 1.0));
+        }
     }
 }
 
