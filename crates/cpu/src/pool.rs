@@ -14,6 +14,10 @@ use std::thread::{JoinHandle, Thread};
 /// Turns of the spin before a waiting thread sleeps: some tens of microseconds, longer than a gap between operations.
 const SPINS: u32 = 2_000;
 
+/// Parts per thread that work is split into: enough to even out what threads lose to others, few enough that taking them
+/// costs nothing.
+const PARTS: usize = 4;
+
 /// A borrowed closure with its lifetime taken off; valid from publication until every worker has finished it.
 #[derive(Clone, Copy)]
 struct Job(&'static (dyn Fn(usize) + Sync));
@@ -117,20 +121,23 @@ impl Pool {
         assert!(!shared.panicked.swap(false, Ordering::SeqCst), "a worker panicked");
     }
 
-    /// Splits `0..n` evenly and in order: `job(worker, range)` on every thread that has a part.
+    /// Splits `0..n` into even parts, of which each thread takes another whenever it is done with one: `job(worker, range)`.
+    /// A thread that is held up, by another program or a slower core, leaves more to the others.
     pub fn split(&self, n: usize, job: &(dyn Fn(usize, Range<usize>) + Sync)) {
-        let n_threads = self.n_threads();
-        let part = |worker: usize| worker * n / n_threads..(worker + 1) * n / n_threads;
-        match n {
-            0 => {}
-            1 => job(0, 0..1),
-            _ => self.run(&|worker| {
-                let range = part(worker);
-                if !range.is_empty() {
-                    job(worker, range);
-                }
-            }),
+        let n_parts = n.min(PARTS * self.n_threads());
+        if self.workers.is_empty() || n < 2 {
+            return if n > 0 { job(0, 0..n) };
         }
+        let next = AtomicUsize::new(0);
+        self.run(&|worker| {
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= n_parts {
+                    return;
+                }
+                job(worker, part * n / n_parts..(part + 1) * n / n_parts);
+            }
+        });
     }
 
     /// Splits the leading `n` rows of `row_len` values among the threads: `job(worker, first row, rows)`.
