@@ -126,7 +126,9 @@ impl Pool {
     pub fn split(&self, n: usize, job: &(dyn Fn(usize, Range<usize>) + Sync)) {
         let n_parts = n.min(PARTS * self.n_threads());
         if self.workers.is_empty() || n < 2 {
-            return if n > 0 { job(0, 0..n) };
+            return if n > 0 {
+                job(0, 0..n)
+            };
         }
         let next = AtomicUsize::new(0);
         self.run(&|worker| {

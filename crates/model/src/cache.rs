@@ -1,6 +1,6 @@
 //! The cache of one model: blocks of rows for every layer.
 //!
-//! Owns what a row holds: `[c_kv | k_pe]` of MLA (the latent *is* the cache), `[k heads | v heads]` of a dense model.
+//! Owns what a row holds: `[c_kv | k_pe]` of MLA (the latent *is* the cache), `[v heads | k heads]` of a dense model.
 //! Must not decide which block belongs to whom.
 
 use ops::{CacheSpec, Device, DeviceError, RowFormat, RowLayout};
@@ -10,7 +10,7 @@ use crate::{Config, Model, config::Attention};
 /// Latent rows `[c_kv | k_pe]`: C + R values per token and layer, whatever the number of heads.
 pub struct LatentCache<D: Device>(pub(crate) D::Cache);
 
-/// Expanded rows `[k heads | v heads]` of a dense model.
+/// Expanded rows `[v heads | k heads]` of a dense model.
 pub struct KvCache<D: Device>(pub(crate) D::Cache);
 
 /// The cache that a model's attention wants.
@@ -21,7 +21,7 @@ pub enum Cache<D: Device> {
     Kv(KvCache<D>),
 }
 
-/// Values of a dense model's row that share a scale in 8 bits, where that divides a head.
+/// Channels of a dense model's values that share a scale in 8 bits, where that divides a head.
 const KV_GROUP: usize = 32;
 
 /// What a row holds. In 8 bits a latent has one scale, and its rotated key stays in 16 bits.
@@ -38,10 +38,12 @@ pub fn row_layout(attention: &Attention, row_format: RowFormat) -> RowLayout {
     }
 }
 
-/// Rows `[k heads | v heads]`.
+/// Rows `[v heads | k heads]`. In 8 bits only the values are: in one Qwen2.5 the perplexity of keys rounded to 8 bits by
+/// thirty-twos was 5 % worse, of 16-bit keys not at all.
 pub(crate) fn kv_layout(n_kv_heads: usize, head_dim: usize, row_format: RowFormat) -> RowLayout {
     let group_len = if head_dim.is_multiple_of(KV_GROUP) { KV_GROUP } else { head_dim };
-    RowLayout { row_len: 2 * n_kv_heads * head_dim, group_len, tail_len: 0, row_format }
+    let half = n_kv_heads * head_dim;
+    RowLayout { row_len: 2 * half, group_len, tail_len: half, row_format }
 }
 
 /// Geometry of a cache for a config.

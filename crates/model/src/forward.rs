@@ -212,7 +212,7 @@ impl<D: Device> Step<'_, D> {
         dev.rope(&mut ws.q, HeadLayout { n_heads, head_dim, start: 0 }, &batch.positions, self.rope);
         dev.rope(&mut ws.k, HeadLayout { n_heads: n_kv_heads, head_dim, start: 0 }, &batch.positions, self.rope);
         let row = n_kv_heads * head_dim;
-        dev.cache_store(&mut cache.0, layer, &batch.slots, &[(&ws.k, row), (&ws.v, row)]);
+        dev.cache_store(&mut cache.0, layer, &batch.slots, &[(&ws.v, row), (&ws.k, row)]);
         let args = AttendKv {
             q: &ws.q,
             cache: &cache.0,

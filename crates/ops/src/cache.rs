@@ -37,12 +37,12 @@ impl RowFormat {
 /// What a row holds, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLayout {
-    /// Values per row: `[c_kv | k_pe]` of MLA, or `[k heads | v heads]` of a dense model.
+    /// Values per row: `[c_kv | k_pe]` of MLA, or `[v heads | k heads]` of a dense model.
     pub row_len: usize,
     /// Values that share a scale where rows are 8 bits: C of MLA; they divide what is not the tail.
     pub group_len: usize,
     /// Values at a row's end that stay in 16 bits where rows are 8 bits: R of MLA, whose rotated channels are few and
-    /// carry the order of words.
+    /// carry the order of words; the keys of a dense model, some of whose channels are a hundred times the others.
     pub tail_len: usize,
     /// How values are stored.
     pub row_format: RowFormat,

@@ -172,7 +172,7 @@ pub struct AttendExpanded<'a, D: Device + ?Sized> {
 pub struct AttendKv<'a, D: Device + ?Sized> {
     /// Queries `[T, H, head_dim]`, rotated.
     pub q: &'a D::Buffer,
-    /// Cached rows `[k heads | v heads]`.
+    /// Cached rows `[v heads | k heads]`: as in a latent row, what is rotated comes last.
     pub cache: &'a D::Cache,
     /// Layer of the cache.
     pub layer: usize,
@@ -363,7 +363,7 @@ pub trait Device: Send + Sync {
 
     /// Grouped-query attention of the dense models; rows outside of `spans` are left alone.
     ///
-    /// # Shapes   `q [T, H, D]` · `cache rows [n_kv_heads·D | n_kv_heads·D]` · `out [T, H, D]`
+    /// # Shapes   `q [T, H, D]` · `cache rows [v: n_kv_heads·D | k: n_kv_heads·D]` · `out [T, H, D]`
     /// # Numerics as [`Device::attend_latent`] with its D for C + R
     fn attend_kv(&self, args: &AttendKv<'_, Self>, out: &mut Self::Buffer);
 

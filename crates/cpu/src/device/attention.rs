@@ -373,8 +373,8 @@ pub(super) fn key_value(cpu: &Cpu, args: &AttendKv<'_, Cpu>, out: &mut [f32]) {
                 form: Form::KeyValue {
                     q: args.q,
                     head_dim,
-                    key_at: h * head_dim,
-                    value_at: (args.n_kv_heads + h) * head_dim,
+                    key_at: (args.n_kv_heads + h) * head_dim,
+                    value_at: h * head_dim,
                 },
             })
         })

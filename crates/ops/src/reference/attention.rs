@@ -120,8 +120,8 @@ pub(super) fn key_value(args: &AttendKv<'_, Reference>, out: &mut [f32]) {
         let rows = context(args.cache, args.layer, span, args.block_tables);
         for (t, n_visible) in visible_rows(span) {
             for h in 0..n_heads {
-                let k_at = h / per_kv * head_dim;
-                let v_at = args.n_kv_heads * head_dim + k_at;
+                let v_at = h / per_kv * head_dim;
+                let k_at = args.n_kv_heads * head_dim + v_at;
                 let q = &args.q[(t * n_heads + h) * head_dim..][..head_dim];
                 let scores: Vec<f64> = (0..n_visible)
                     .map(|s| f64::from(args.scale) * dot(q, &rows[s * row_len + k_at..][..head_dim]))

@@ -112,8 +112,8 @@ impl Case for CacheCase {
             let looks = blocks.flat_map(|(rows, q)| {
                 let q = || q.iter().map(|v| f64::from(*v));
                 let scores: Vec<_> =
-                    rows.chunks_exact(row_len).map(|row| score(1.0, q(), row[..d].iter().copied())).collect();
-                head_bounds(&scores, d, 0.0, d, |s, i| rows[s * row_len + d + i].abs())
+                    rows.chunks_exact(row_len).map(|row| score(1.0, q(), row[d..].iter().copied())).collect();
+                head_bounds(&scores, d, 0.0, d, |s, i| rows[s * row_len + i].abs())
             });
             bounds.extend(with_margin_bounds(looks.collect()));
         }
@@ -189,7 +189,7 @@ fn rounding<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
         let spec = CacheSpec { n_layers: 1, n_blocks, block_len: 1, row };
         let mut values: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
         values.extend(rng.values(2 * d));
-        let parts = vec![(vec![0.0; n_blocks * d], d), (values, d)];
+        let parts = vec![(values, d), (vec![0.0; n_blocks * d], d)];
         let steps = vec![Step::Store { layer: 0, slots: vec![2, 0, 1], parts }];
         suite.check(&CacheCase::new(rng, spec, steps, "rounding"));
     }
@@ -209,7 +209,7 @@ fn rounding<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
     let d = values.len();
     let row = RowLayout { row_len: 2 * d, group_len: 8, tail_len, row_format: RowFormat::Q8 };
     let spec = CacheSpec { n_layers: 1, n_blocks: 1, block_len: 1, row };
-    let steps = vec![Step::Store { layer: 0, slots: vec![0], parts: vec![(vec![0.0; d], d), (values, d)] }];
+    let steps = vec![Step::Store { layer: 0, slots: vec![0], parts: vec![(values, d), (vec![0.0; d], d)] }];
     suite.check(&CacheCase::new(rng, spec, steps, "rounding of groups"));
 }
 

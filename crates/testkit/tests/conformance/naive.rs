@@ -280,8 +280,9 @@ impl Device for Naive {
             for h in 0..n_heads {
                 let kv = if self.has(Fault::HeadsInterleaved) { h % n_kv } else { h / (n_heads / n_kv) };
                 let at = (t * n_heads + h) * d;
-                let score = |s: usize| args.scale * self.dot(&args.q[at..at + d], &rows[s][kv * d..][..d], 0.0);
-                self.attend((rows.len(), n), score, |s| &rows[s][(n_kv + kv) * d..][..d], &mut out[at..at + d]);
+                let score =
+                    |s: usize| args.scale * self.dot(&args.q[at..at + d], &rows[s][(n_kv + kv) * d..][..d], 0.0);
+                self.attend((rows.len(), n), score, |s| &rows[s][kv * d..][..d], &mut out[at..at + d]);
             }
         });
     }

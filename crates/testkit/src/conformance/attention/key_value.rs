@@ -1,6 +1,6 @@
 //! Cases of attend_kv.
 //!
-//! Owns grouped-query attention over rows `[k heads | v heads]`. Must not know latents.
+//! Owns grouped-query attention over rows `[v heads | k heads]`. Must not know latents.
 
 use ops::{AttendKv, Device, DeviceError, RowFormat};
 
@@ -35,7 +35,8 @@ struct KeyValue {
 
 impl KeyValue {
     fn new(rng: &mut Random, plan: Plan<'_>, dims: Dims, size: f32) -> Self {
-        let scene = Scene::new(rng, plan, [2 * dims.n_kv_heads * dims.head_dim, dims.head_dim, 0]);
+        let half = dims.n_kv_heads * dims.head_dim;
+        let scene = Scene::new(rng, plan, [2 * half, dims.head_dim, half]);
         let q = scene.queries(rng, dims.width(), size);
         let scale = 1.0 / (dims.head_dim as f32).sqrt();
         Self { dims, q, scale, data: format!("{plan:?}, {dims:?}, queries ±{size}"), scene }
@@ -77,7 +78,7 @@ impl Case for KeyValue {
                 for h in 0..n_heads {
                     let at = (t * n_heads + h) * d;
                     let q = || self.q[at..at + d].iter().map(|v| f64::from(*v));
-                    let (k, v) = (h / per_kv * d, (n_kv_heads + h / per_kv) * d);
+                    let (v, k) = (h / per_kv * d, (n_kv_heads + h / per_kv) * d);
                     let scores: Vec<_> = context[..n_visible]
                         .iter()
                         .map(|row| score(self.scale, q(), row[k..k + d].iter().copied()))
@@ -159,7 +160,7 @@ fn not_finite<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random, dims: Dims)
             head[0] = 0.5;
         }
         for position in out {
-            for key in case.scene.row_mut(1, position)[..half].chunks_exact_mut(dims.head_dim) {
+            for key in case.scene.row_mut(1, position)[half..].chunks_exact_mut(dims.head_dim) {
                 key[0] = f32::NEG_INFINITY;
             }
         }
