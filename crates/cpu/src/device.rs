@@ -9,9 +9,10 @@ mod products;
 
 use std::ops::Range;
 
+use ops::route::{Candidate, route_among};
 use ops::{
     Activations, AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout,
-    HeadSide, HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, route::route_token, zeroed,
+    HeadSide, HeadWeights, NormLayout, RopeTable, RouterSpec, WeightMatrix, zeroed,
 };
 
 use crate::cache::Cache;
@@ -27,6 +28,9 @@ use products::{IntScratch, Part, Rows, Source};
 /// Values below which splitting costs more than it saves.
 const SPLIT_MIN: usize = 1 << 14;
 
+/// The same for scores of experts, each of which costs an exponential in f64.
+const SPLIT_SCORES_MIN: usize = 1 << 11;
+
 /// This machine's processor.
 pub struct Cpu {
     level: Level,
@@ -36,6 +40,8 @@ pub struct Cpu {
     scratch: Scratch<f32>,
     /// Pieces for an operation's own use: the hidden rows and the outputs of experts.
     shared_scratch: Scratch<f32>,
+    /// One piece per worker.
+    candidates: Scratch<Candidate>,
     int_scratch: IntScratch,
     attention_scratch: AttentionScratch,
 }
@@ -68,6 +74,7 @@ impl Cpu {
             pool,
             scratch: Scratch::new(n_threads, 0.0),
             shared_scratch: Scratch::new(2, 0.0),
+            candidates: Scratch::new(n_threads, Candidate::default()),
             int_scratch: IntScratch::new(n_threads),
             attention_scratch: AttentionScratch::new(n_threads),
         }
@@ -312,9 +319,23 @@ impl Device for Cpu {
 
     fn route(&self, spec: &RouterSpec, logits: &Vec<f32>, bias: Option<&Vec<f32>>, n_rows: usize, out: &mut Routes) {
         assert_eq!(spec.top_k, out.top_k);
-        let slots = out.ids.chunks_exact_mut(spec.top_k).zip(out.weights.chunks_exact_mut(spec.top_k));
-        for (logits, (ids, weights)) in logits.chunks_exact(spec.n_experts).take(n_rows).zip(slots) {
-            route_token(spec, logits, bias.map(Vec::as_slice), ids, weights);
+        let (top_k, bias) = (spec.top_k, bias.map(Vec::as_slice));
+        let weights = shared(&mut out.weights);
+        let body = |worker: usize, first: usize, ids: &mut [u32]| {
+            self.candidates.lend(worker, spec.n_candidates(), |candidates| {
+                for (t, ids) in (first..).zip(ids.chunks_exact_mut(top_k)) {
+                    let logits = &logits[t * spec.n_experts..][..spec.n_experts];
+                    let slots = ids.iter_mut().zip(&weights[t * top_k..]);
+                    for ((id, slot), (expert, weight)) in slots.zip(route_among(spec, logits, bias, candidates)) {
+                        *id = expert;
+                        slot.set(weight);
+                    }
+                }
+            });
+        };
+        match n_rows * spec.n_experts < SPLIT_SCORES_MIN {
+            true => body(0, 0, &mut out.ids[..n_rows * top_k]),
+            false => self.pool.split_rows(&mut out.ids, n_rows, top_k, &body),
         }
         let n = n_rows * spec.top_k;
         let Routes { ids, by_expert, .. } = out;
@@ -351,6 +372,41 @@ impl Device for Cpu {
     fn gather(&self, x: &Vec<f32>, rows: &[u32], dim: usize, out: &mut Vec<f32>) {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(dim)) {
             out.copy_from_slice(&x[row as usize * dim..][..dim]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test")]
+
+    use ops::route::route_token;
+    use ops::{Scoring, Selection};
+
+    use super::*;
+
+    #[test]
+    fn rows_that_threads_share_are_routed_as_each_alone() {
+        let (n_rows, top_k, n_experts) = (101, 6, 64);
+        let spec = RouterSpec {
+            n_experts,
+            top_k,
+            scoring: Scoring::Sigmoid,
+            selection: Selection::NoAuxTc { n_group: 8, topk_group: 4 },
+            norm_topk_prob: true,
+            routed_scaling_factor: 2.5,
+        };
+        assert!(n_rows * n_experts >= SPLIT_SCORES_MIN);
+        let logits: Vec<f32> = (0..n_rows * n_experts).map(|i| (i * 7919 % 1009) as f32 / 250.0 - 2.0).collect();
+        let bias: Vec<f32> = (0..n_experts).map(|i| (i * 31 % 17) as f32 / 40.0).collect();
+        let cpu = Cpu::with(Level::detect(), 3);
+        let mut routes = cpu.alloc_routes(n_rows, top_k).unwrap();
+        cpu.route(&spec, &logits, Some(&bias), n_rows, &mut routes);
+        for (t, logits) in logits.chunks_exact(n_experts).enumerate() {
+            let (mut ids, mut weights) = (vec![0; top_k], vec![0.0; top_k]);
+            route_token(&spec, logits, Some(&bias), &mut ids, &mut weights);
+            let row = t * top_k..(t + 1) * top_k;
+            assert_eq!((&routes.ids[row.clone()], &routes.weights[row]), (&ids[..], &weights[..]));
         }
     }
 }

@@ -115,10 +115,10 @@ impl<'a, D: Device> Lanes<'a, D> {
             options,
             cache: Cache::new(model, dev, options.n_blocks(), BLOCK_LEN, options.row_format)?,
             workspace: Workspace::new(model, dev, options.n_rows(), options.n_lanes)?,
-            tables: vec![Vec::new(); options.n_lanes],
+            tables: blocks.iter().map(|blocks| Vec::with_capacity(blocks.len())).collect(),
             blocks,
             depth: 0,
-            batch: Batch::default(),
+            batch: Batch::with_capacity(options.n_rows(), options.n_lanes, options.n_blocks()),
             logits: vec![0.0; options.n_lanes * model.config.vocab_size],
             n_sampled: 0,
         };

@@ -56,7 +56,7 @@ impl<'a, D: Device> Session<'a, D> {
             mtp_cache,
             workspace: Workspace::new(model, dev, chunk, chunk)?,
             block_table: (0..n_blocks as u32).collect(),
-            batch: Batch::default(),
+            batch: Batch::with_capacity(chunk, 1, n_blocks),
             tokens: Vec::with_capacity(options.n_context),
             logits: vec![0.0; chunk * model.config.vocab_size],
         })
@@ -129,11 +129,12 @@ impl<'a, D: Device> Session<'a, D> {
             return Ok(0);
         }
         let n_cached = self.tokens.len() - self.batch.len();
-        let rows: Vec<u32> = (0..next.len() as u32).collect();
         self.batch.clear();
         self.batch.push_span(next, n_cached, &self.block_table, BLOCK_LEN);
-        self.batch.sample_rows.extend(&rows);
-        forward_mtp(self.model, self.dev, self.options.form, &self.batch, &rows, cache, &mut self.workspace);
+        // Token t follows row t of the main model, and every row samples.
+        self.batch.sample_rows.extend(0..next.len() as u32);
+        let rows = &self.batch.sample_rows;
+        forward_mtp(self.model, self.dev, self.options.form, &self.batch, rows, cache, &mut self.workspace);
         self.dev.read(self.workspace.logits(), &mut self.logits[..next.len() * self.model.config.vocab_size])?;
         Ok(next.len())
     }

@@ -40,6 +40,19 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch that grows to these numbers without asking for memory.
+    #[must_use]
+    pub fn with_capacity(n_rows: usize, n_spans: usize, n_blocks: usize) -> Self {
+        Self {
+            tokens: Vec::with_capacity(n_rows),
+            positions: Vec::with_capacity(n_rows),
+            slots: Vec::with_capacity(n_rows),
+            spans: Vec::with_capacity(n_spans),
+            block_tables: Vec::with_capacity(n_blocks),
+            sample_rows: Vec::with_capacity(n_rows),
+        }
+    }
+
     /// Number of rows, T.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -54,10 +54,33 @@ pub struct RouterSpec {
     pub routed_scaling_factor: f32,
 }
 
+/// An expert while it is chosen, or a group of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Candidate {
+    /// What its weight is made of.
+    score: f64,
+    /// What it is chosen by.
+    choice: f64,
+    index: u32,
+}
+
+impl RouterSpec {
+    /// Candidates that [`route_among`] works on: the experts, and the groups behind them.
+    #[must_use]
+    pub fn n_candidates(&self) -> usize {
+        self.n_experts
+            + match self.selection {
+                Selection::Greedy => 0,
+                Selection::GroupLimitedGreedy { n_group, .. } | Selection::NoAuxTc { n_group, .. } => n_group,
+            }
+    }
+}
+
 /// Chooses experts for one token, best first; of equal scores the lower index wins.
 ///
 /// # Shapes   `logits [E]` · `bias [E] or none` · `expert_ids, expert_weights [k]`
 /// # Numerics scores in f64, rounded once
+/// # Memory   allocates its candidates; see [`route_among`]
 /// # Panics   if lengths disagree with `spec` (a bug of the caller)
 /// # Source   DeepSeek-V2 2.2.2, DeepSeek-V3 2.1.2
 pub fn route_token(
@@ -67,61 +90,88 @@ pub fn route_token(
     expert_ids: &mut [u32],
     expert_weights: &mut [f32],
 ) {
-    assert_eq!(logits.len(), spec.n_experts);
     assert_eq!((expert_ids.len(), expert_weights.len()), (spec.top_k, spec.top_k));
-    let scores = scores(spec.scoring, logits);
-    let mut choice = scores.clone();
+    let mut candidates = vec![Candidate::default(); spec.n_candidates()];
+    let chosen = route_among(spec, logits, bias, &mut candidates);
+    for ((id, weight), chosen) in expert_ids.iter_mut().zip(expert_weights).zip(chosen) {
+        (*id, *weight) = chosen;
+    }
+}
+
+/// [`route_token`] in the caller's memory: yields the k experts and their weights.
+///
+/// # Shapes   `logits [E]` · `bias [E] or none` · `candidates [RouterSpec::n_candidates]`, whatever they hold
+/// # Panics   if lengths disagree with `spec` (a bug of the caller)
+pub fn route_among<'c>(
+    spec: &RouterSpec,
+    logits: &[f32],
+    bias: Option<&[f32]>,
+    candidates: &'c mut [Candidate],
+) -> impl Iterator<Item = (u32, f32)> + use<'c> {
+    assert_eq!((logits.len(), candidates.len()), (spec.n_experts, spec.n_candidates()));
+    let (experts, groups) = candidates.split_at_mut(spec.n_experts);
+    score(spec.scoring, logits, experts);
     match spec.selection {
         Selection::Greedy => {}
-        Selection::GroupLimitedGreedy { n_group, topk_group } => {
-            keep_groups(&mut choice, n_group, topk_group, |group| best(group, 1).iter().map(|&i| group[i]).sum());
-        }
-        Selection::NoAuxTc { n_group, topk_group } => {
-            for (c, b) in choice.iter_mut().zip(bias.into_iter().flatten()) {
-                *c += f64::from(*b);
+        Selection::GroupLimitedGreedy { topk_group, .. } => keep_groups(experts, groups, topk_group, 1),
+        Selection::NoAuxTc { topk_group, .. } => {
+            for (expert, b) in experts.iter_mut().zip(bias.into_iter().flatten()) {
+                expert.choice += f64::from(*b);
             }
-            keep_groups(&mut choice, n_group, topk_group, |group| best(group, 2).iter().map(|&i| group[i]).sum());
+            keep_groups(experts, groups, topk_group, 2);
         }
     }
-    let chosen = best(&choice, spec.top_k);
-    let sum = if spec.norm_topk_prob { chosen.iter().map(|&e| scores[e]).sum::<f64>() + 1e-20 } else { 1.0 };
-    for (slot, &expert) in chosen.iter().enumerate() {
-        expert_ids[slot] = expert as u32;
-        expert_weights[slot] = (scores[expert] / sum * f64::from(spec.routed_scaling_factor)) as f32;
-    }
+    let chosen = best(experts, spec.top_k);
+    let sum = if spec.norm_topk_prob { chosen.iter().map(|e| e.score).sum::<f64>() + 1e-20 } else { 1.0 };
+    let factor = f64::from(spec.routed_scaling_factor);
+    chosen.iter().map(move |e| (e.index, (e.score / sum * factor) as f32))
 }
 
-fn scores(scoring: Scoring, logits: &[f32]) -> Vec<f64> {
-    match scoring {
-        Scoring::Sigmoid => logits.iter().map(|&l| 1.0 / (1.0 + f64::from(-l).exp())).collect(),
-        Scoring::Softmax => {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exp: Vec<f64> = logits.iter().map(|&l| (f64::from(l) - f64::from(max)).exp()).collect();
-            let sum: f64 = exp.iter().sum();
-            exp.into_iter().map(|e| e / sum).collect()
-        }
+/// Sets scores, which experts are chosen by unless something is added, and indices.
+fn score(scoring: Scoring, logits: &[f32], experts: &mut [Candidate]) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for ((expert, &l), index) in experts.iter_mut().zip(logits).zip(0..) {
+        expert.index = index;
+        expert.score = match scoring {
+            Scoring::Sigmoid => 1.0 / (1.0 + f64::from(-l).exp()),
+            Scoring::Softmax => (f64::from(l) - f64::from(max)).exp(),
+        };
     }
+    if scoring == Scoring::Softmax {
+        let sum: f64 = experts.iter().map(|e| e.score).sum();
+        experts.iter_mut().for_each(|e| e.score /= sum);
+    }
+    experts.iter_mut().for_each(|e| e.choice = e.score);
 }
 
-/// Indices of the `k` largest values, largest first; NaN of either sign ranks above everything, so that it shows.
-fn best(values: &[f64], k: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| {
-        let (x, y) = (values[a], values[b]);
+/// The `k` candidates with the largest choice, largest first, moved to the front; NaN of either sign ranks above
+/// everything, so that it shows. The order has no ties, so that what is found does not depend on how.
+fn best(candidates: &mut [Candidate], k: usize) -> &[Candidate] {
+    let order = |a: &Candidate, b: &Candidate| {
+        let (x, y) = (a.choice, b.choice);
         let larger_first = || y.partial_cmp(&x).unwrap_or(Ordering::Equal);
-        y.is_nan().cmp(&x.is_nan()).then_with(larger_first).then(a.cmp(&b))
-    });
-    order.truncate(k);
-    order
+        y.is_nan().cmp(&x.is_nan()).then_with(larger_first).then(a.index.cmp(&b.index))
+    };
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k, order);
+    }
+    let chosen = &mut candidates[..k];
+    chosen.sort_unstable_by(order);
+    chosen
 }
 
-fn keep_groups(choice: &mut [f64], n_group: usize, topk_group: usize, group_score: impl Fn(&[f64]) -> f64) {
-    let group_len = choice.len() / n_group;
-    let group_scores: Vec<f64> = choice.chunks(group_len).map(group_score).collect();
-    let kept = best(&group_scores, topk_group);
-    for (g, group) in choice.chunks_mut(group_len).enumerate() {
-        if !kept.contains(&g) {
-            group.fill(f64::NEG_INFINITY);
+/// Masks the experts of all but the `topk_group` groups with the largest sum of their `n_best` best. Experts change places
+/// within their group.
+fn keep_groups(experts: &mut [Candidate], groups: &mut [Candidate], topk_group: usize, n_best: usize) {
+    let group_len = experts.len() / groups.len();
+    for ((group, members), index) in groups.iter_mut().zip(experts.chunks_mut(group_len)).zip(0..) {
+        let choice = best(members, n_best.min(members.len())).iter().map(|e| e.choice).sum();
+        *group = Candidate { score: 0.0, choice, index };
+    }
+    best(groups, topk_group);
+    for dropped in &groups[topk_group..] {
+        for expert in &mut experts[dropped.index as usize * group_len..][..group_len] {
+            expert.choice = f64::NEG_INFINITY;
         }
     }
 }
@@ -184,6 +234,57 @@ mod tests {
                 route(&RouterSpec { selection, ..V3 }, &[9.0, 0.0, 0.0, 0.0, 0.0, nan, 0.0, 0.0], None);
             assert_eq!(ids[0], 5);
             assert!(weights.iter().all(|w| w.is_nan()));
+        }
+    }
+
+    /// The same by sorting everything.
+    fn route_sorted(spec: &RouterSpec, logits: &[f32], bias: &[f32]) -> Vec<u32> {
+        let mut experts = vec![Candidate::default(); spec.n_experts];
+        score(spec.scoring, logits, &mut experts);
+        let sorted = |mut all: Vec<Candidate>| {
+            all.sort_by(|a, b| b.choice.total_cmp(&a.choice).then(a.index.cmp(&b.index)));
+            all
+        };
+        let (n_group, topk_group, n_best) = match spec.selection {
+            Selection::Greedy => (1, 1, 1),
+            Selection::GroupLimitedGreedy { n_group, topk_group } => (n_group, topk_group, 1),
+            Selection::NoAuxTc { n_group, topk_group } => {
+                experts.iter_mut().zip(bias).for_each(|(e, b)| e.choice += f64::from(*b));
+                (n_group, topk_group, 2)
+            }
+        };
+        let groups = experts.chunks(spec.n_experts / n_group).zip(0..).map(|(members, index)| {
+            let choice = sorted(members.to_vec()).iter().take(n_best).map(|e| e.choice).sum();
+            Candidate { score: 0.0, choice, index }
+        });
+        let groups = sorted(groups.collect());
+        for dropped in &groups[topk_group..] {
+            let group = experts.chunks_mut(spec.n_experts / n_group).nth(dropped.index as usize);
+            group.into_iter().flatten().for_each(|e| e.choice = f64::NEG_INFINITY);
+        }
+        sorted(experts).iter().take(spec.top_k).map(|e| e.index).collect()
+    }
+
+    #[test]
+    fn choosing_the_best_finds_what_sorting_all_does() {
+        let mut state = 1u32;
+        // Few values, so that many are equal.
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 29) as f32 - 3.5
+        };
+        for (n_group, topk_group, top_k) in [(8, 4, 8), (8, 8, 64), (4, 1, 16), (64, 64, 1), (1, 1, 0)] {
+            for selection in [
+                Selection::Greedy,
+                Selection::GroupLimitedGreedy { n_group, topk_group },
+                Selection::NoAuxTc { n_group, topk_group },
+            ] {
+                let spec = RouterSpec { n_experts: 64, top_k, selection, ..V3 };
+                for _ in 0..50 {
+                    let [logits, bias] = [0; 2].map(|_| [0; 64].map(|_| next()));
+                    assert_eq!(route(&spec, &logits, Some(&bias)).0, route_sorted(&spec, &logits, &bias), "{spec:?}");
+                }
+            }
         }
     }
 

@@ -60,6 +60,15 @@ impl AttentionScratch {
         }
     }
 
+    /// Makes room for every worker: units are dealt, so that any of them may get the largest.
+    fn reserve(&self, room: Room) {
+        let (n, v) = (room.n_queries, room.value_vectors);
+        self.vectors.reserve(2 * Gathered::scratch_len(n, v) + room.vectors);
+        self.panels.reserve(room.panels);
+        self.scores.reserve(n);
+        self.steps.reserve(n);
+    }
+
     fn lend(&self, worker: usize, room: Room, user: impl FnOnce(Pieces<'_>)) {
         let (n, v) = (room.n_queries, room.value_vectors);
         let gathered = Gathered::scratch_len(n, v);
@@ -253,6 +262,14 @@ impl<'a> Looks<'a> {
         let room = if self.in_integers() { integers::room(self) } else { floats::room(self) };
         Room { n_queries: self.n(), value_vectors: self.value_vectors(), ..room }
     }
+
+    /// The same however heads are grouped: groups grow as the context does.
+    fn room_max(&self) -> Room {
+        match self.form {
+            Form::KeyValue { .. } => self.room(),
+            Form::Latent { .. } => Looks { heads: Heads { start: 0, len: self.n_heads }, ..*self }.room(),
+        }
+    }
 }
 
 /// A unit: some looks at some ranges.
@@ -285,7 +302,10 @@ fn attend<'a, I>(cpu: &Cpu, looks: impl Fn() -> I + Sync, out: &mut [f32])
 where
     I: Iterator<Item = Looks<'a>>,
 {
-    let (n_looks, n_ranges) = looks().fold((0, 0), |(n, ranges), look| (n + 1, ranges + look.rows.n_ranges()));
+    let (n_looks, n_ranges) = looks().fold((0, 0), |(n, ranges), look| {
+        cpu.attention_scratch.reserve(look.room_max());
+        (n + 1, ranges + look.rows.n_ranges())
+    });
     if n_looks == n_ranges || n_looks >= 2 * cpu.n_threads() {
         let out = shared(out);
         return deal(cpu, &looks, &|worker, looks| {
