@@ -5,6 +5,7 @@
 
 mod attention;
 mod experts;
+mod peak;
 mod products;
 
 use std::ops::Range;

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use checkpoint::gguf::{Array, Metadata, Value};
 use checkpoint::{Checkpoint, Kind};
 use model::Config;
+use ops::WeightFormat;
 use text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, TokenizerConfig};
 
 use crate::failure::Failure;
@@ -85,6 +86,12 @@ impl Source {
             stored.bytes += tensor.bytes.len() as u64;
         }
         by_type
+    }
+
+    /// The format in which most bytes of weights are stored.
+    pub(crate) fn main_format(&self) -> Option<WeightFormat> {
+        let (name, _) = self.stored_by_type().into_iter().max_by_key(|(_, stored)| stored.bytes)?;
+        WeightFormat::ALL.into_iter().find(|format| format.name() == name)
     }
 
     /// Tokenizer and chat template.

@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use ops::{Activations, WeightMatrix};
+use ops::{Activations, WeightFormat, WeightMatrix};
 
 use super::Cpu;
 use crate::kernel::int::groups::{Group, Group32, Group256, Quantised, Round};
@@ -84,9 +84,9 @@ pub(super) struct Part<'a> {
 }
 
 impl Cpu {
-    /// Whether a matrix is multiplied in integers.
-    pub(super) fn in_integers(&self, w: &WeightMatrix) -> bool {
-        self.activations == Activations::Int8 && w.format.block_len() > 1
+    /// Whether matrices of a format are multiplied in integers.
+    pub(super) fn in_integers(&self, format: WeightFormat) -> bool {
+        self.activations == Activations::Int8 && format.block_len() > 1
     }
 
     /// Rounds rows for products with matrices of some formats.
@@ -96,7 +96,7 @@ impl Cpu {
         weights: &[&WeightMatrix],
         user: impl FnOnce(&Rounded<'_>) -> R,
     ) -> R {
-        let wants = |len: usize| weights.iter().any(|w| self.in_integers(w) && w.format.block_len() == len);
+        let wants = |len: usize| weights.iter().any(|w| self.in_integers(w.format) && w.format.block_len() == len);
         let (n32, n256) = (if wants(32) { source.n } else { 0 }, if wants(256) { source.n } else { 0 });
         self.round_into(&self.int_scratch.groups32, source, n32, |groups32| {
             self.round_into(&self.int_scratch.groups256, source, n256, |groups256| {
@@ -135,7 +135,7 @@ impl Cpu {
         if rows.n == 0 || part.w_rows.is_empty() {
             return;
         }
-        if self.in_integers(part.w) {
+        if self.in_integers(part.w.format) {
             return with_format(part.w.format, InIntegers { cpu: self, worker, part, x, rows });
         }
         let Part { w, w_rows, first, bias, out } = part;
@@ -200,7 +200,7 @@ impl WithFormat for InIntegers<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test")]
 
-    use ops::{Device, WeightFormat};
+    use ops::Device;
 
     use super::*;
     use crate::level::Level;

@@ -33,8 +33,8 @@ const COUNT_MAX: u64 = 1 << 20;
 /// Contexts are not computed but copied from a short real one, so that depth costs memory and no time. A line gives the
 /// median of the rounds, with wall time, processor time, bytes moved per token (weights that are really read, with the
 /// experts really chosen, and the cache) and the shares of two limits, which are measured first: linear reads from main
-/// memory by all threads, and f32 arithmetic. The latter is the faster of a plain loop and our own product of matrices in
-/// cache: a lower bound of the peak, so that its share is an upper bound, and integer kernels may exceed it.
+/// memory by all threads, and multiply-adds of operands in registers or the first-level cache: of 8-bit integers where
+/// most weights are multiplied in those, otherwise of f32.
 ///
 /// Answers are checked: all numbers finite, every round the same tokens, and sequences of a batch the same as alone. If
 /// one fails, so does the command (exit code 1).
@@ -180,7 +180,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.check(&source)?;
     let open_s = opened.elapsed().as_secs_f64();
     let cpu = cpu(args.threads.map(|n| n as usize))?;
-    let limits = limits::limits(&cpu)?;
+    let limits = limits::limits(&cpu, source.main_format());
 
     let loaded = Instant::now();
     let model = model::load(&cpu, source.config.clone(), file)?;

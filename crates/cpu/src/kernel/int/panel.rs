@@ -103,7 +103,7 @@ impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
 
 /// `STEPS` lines of codes with as many fours of activations, for the format's number of bits.
 #[inline(always)]
-fn dots<F: Format, S: Simd, const T: usize, const STEPS: usize, const SCALED: bool>(
+pub(crate) fn dots<F: Format, S: Simd, const T: usize, const STEPS: usize, const SCALED: bool>(
     simd: S,
     acc: [S::I32; T],
     w: &[Line; STEPS],

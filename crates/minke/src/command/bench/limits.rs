@@ -1,15 +1,13 @@
 //! What this machine can do at best, measured just before the model is.
 //!
-//! Owns the two probes: a linear read of a buffer larger than the caches, and f32 arithmetic on operands that stay in
-//! them. Must not know models.
+//! Owns the read of a buffer larger than the caches; the device measures its own arithmetic. Must not know models.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use cpu::{Cpu, Pool};
-use ops::{Device, WeightFormat, WeightMatrix};
+use ops::WeightFormat;
 
-use crate::failure::Failure;
 use crate::memory::memory;
 
 /// Bytes of the buffer that is read: far more than any cache that a processor's cores share today.
@@ -22,15 +20,24 @@ const ROUNDS: usize = 8;
 pub(super) struct Limits {
     /// Linear reads from main memory.
     pub(super) read_bytes_per_s: f64,
-    /// f32 multiply-adds, each two operations: a lower bound of the peak (see [`matmul_flops`]).
+    /// f32 operations, of which a multiply-add has two.
     pub(super) f32_flops: f64,
+    /// A format whose codes the device multiplies in integers, and operations of that.
+    pub(super) int8_ops: Option<(WeightFormat, f64)>,
 }
 
-/// Measures both with all threads of the device.
-pub(super) fn limits(cpu: &Cpu) -> Result<Limits, Failure> {
-    let pool = Pool::new(cpu.n_threads());
-    let f32_flops = plain_flops(&pool).max(matmul_flops(cpu)?);
-    Ok(Limits { read_bytes_per_s: read_bytes_per_s(&pool), f32_flops })
+impl Limits {
+    /// The limit of products with most of the model's weights, and its name.
+    pub(super) fn arithmetic(&self) -> (&'static str, f64) {
+        self.int8_ops.map_or(("f32", self.f32_flops), |(_, ops)| ("int8", ops))
+    }
+}
+
+/// Measures all with all threads of the device, for a model with weights mostly of some format.
+pub(super) fn limits(cpu: &Cpu, format: Option<WeightFormat>) -> Limits {
+    let int8_ops = format.and_then(|format| Some((format, cpu.int8_ops(format)?)));
+    let read_bytes_per_s = read_bytes_per_s(&Pool::new(cpu.n_threads()));
+    Limits { read_bytes_per_s, f32_flops: cpu.f32_flops(), int8_ops }
 }
 
 /// Units of work per second in the best round.
@@ -63,43 +70,6 @@ fn sum(words: &[u64]) -> u64 {
         }
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
-}
-
-/// A loop of multiply-adds as the compiler makes it for any machine of this family.
-fn plain_flops(pool: &Pool) -> f64 {
-    const N_TURNS: usize = 1_000_000;
-    const N_SUMS: usize = 32;
-    let turns = || {
-        let (x, y) = (black_box([0.999_999_9f32; N_SUMS]), black_box([1e-7f32; N_SUMS]));
-        let mut sums = [1.0f32; N_SUMS];
-        for _ in 0..N_TURNS {
-            sums.iter_mut().zip(x.iter().zip(&y)).for_each(|(sum, (x, y))| *sum = *sum * x + y);
-        }
-        black_box(sums);
-    };
-    best((2 * N_TURNS * N_SUMS * pool.n_threads()) as f64, || pool.run(&|_| turns()))
-}
-
-/// The device's own product of f32 matrices that fit into the second-level cache.
-///
-/// It stands for the peak of the instructions that only the device may use; what its kernel leaves unused is missing
-/// from the limit, so a share of it is an upper bound of the share of the true peak.
-fn matmul_flops(cpu: &Cpu) -> Result<f64, Failure> {
-    const ROWS_PER_THREAD: usize = 128;
-    const COLS: usize = 512;
-    const N_INPUTS: usize = 64;
-    const N_CALLS: usize = 20;
-    let rows = ROWS_PER_THREAD * cpu.n_threads();
-    let bytes: Vec<u8> = (0..rows * COLS).flat_map(|i| ((i % 7) as f32).to_le_bytes()).collect();
-    let matrix = WeightMatrix::new(WeightFormat::F32, rows, COLS, bytes.into(), None);
-    let w = cpu.upload(&matrix.map_err(|e| Failure::Failed(e.into()))?)?;
-    let (mut x, mut out) = (cpu.alloc(N_INPUTS * COLS)?, cpu.alloc(N_INPUTS * rows)?);
-    cpu.write(&vec![0.5; N_INPUTS * COLS], &mut x)?;
-    Ok(best((2 * rows * COLS * N_INPUTS * N_CALLS) as f64, || {
-        for _ in 0..N_CALLS {
-            cpu.matmul(&x, N_INPUTS, &w, None, &mut out);
-        }
-    }))
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ struct Line {
     bytes_per_token: f64,
     flops_per_token: f64,
     share_of_reads: f64,
-    share_of_f32: f64,
+    share_of_peak: f64,
 }
 
 impl Line {
@@ -86,7 +86,7 @@ impl Line {
             bytes_per_token: series.work.bytes as f64 / n,
             flops_per_token: series.work.flops as f64 / n,
             share_of_reads: series.work.bytes as f64 / wall_s.median / limits.read_bytes_per_s,
-            share_of_f32: series.work.flops as f64 / wall_s.median / limits.f32_flops,
+            share_of_peak: series.work.flops as f64 / wall_s.median / limits.arithmetic().1,
         })
     }
 }
@@ -99,7 +99,9 @@ impl Report<'_> {
                 "cpu_level": self.cpu.level().name(),
                 "threads": self.cpu.n_threads(),
                 "read_bytes_per_s": self.limits.read_bytes_per_s,
-                "f32_flops_at_least": self.limits.f32_flops,
+                "f32_flops": self.limits.f32_flops,
+                "int8_ops": self.limits.int8_ops.map(|(_, ops)| ops),
+                "int8_format": self.limits.int8_ops.map(|(format, _)| format.name()),
             },
             "model": {
                 "path": self.source.path,
@@ -149,7 +151,8 @@ impl Report<'_> {
                 "bytes_per_token": line.bytes_per_token,
                 "flops_per_token": line.flops_per_token,
                 "share_of_reads": line.share_of_reads,
-                "share_of_f32_at_most": line.share_of_f32,
+                "peak": self.limits.arithmetic().0,
+                "share_of_peak": line.share_of_peak,
                 "check": check,
             })
         });
@@ -190,7 +193,9 @@ impl Report<'_> {
         };
         let (level, n_threads) = (self.cpu.level().name(), self.cpu.n_threads());
         let (reads, gflops) = (bytes(self.limits.read_bytes_per_s as u64), self.limits.f32_flops / 1e9);
-        line("machine", format!("{level}, {n_threads} threads; reads {reads}/s, f32 at least {gflops:.0} GFLOP/s"));
+        let int8 = self.limits.int8_ops.map(|(format, ops)| format!(", int8 {:.0} GOP/s ({format})", ops / 1e9));
+        let int8 = int8.unwrap_or_default();
+        line("machine", format!("{level}, {n_threads} threads; reads {reads}/s, f32 {gflops:.0} GFLOP/s{int8}"));
         line("model", format!("{}, {}", self.source.path.display(), config.family.model_type()));
         let mut by_type: Vec<_> = self.source.stored_by_type().into_iter().collect();
         by_type.sort_by_key(|(_, stored)| std::cmp::Reverse(stored.bytes));
@@ -215,7 +220,16 @@ impl Report<'_> {
         let _ = writeln!(
             out,
             "{:<8}{:>7}{:>6}{:>7} {:>10} {:>21} {:>11} {:>12} {:>7} {:>6}  answers",
-            "", "depth", "batch", "tokens", "tokens/s", "min … max", "CPU ms/tok", "MB/token", "% reads", "% f32≤"
+            "",
+            "depth",
+            "batch",
+            "tokens",
+            "tokens/s",
+            "min … max",
+            "CPU ms/tok",
+            "MB/token",
+            "% reads",
+            format!("% {}", self.limits.arithmetic().0)
         );
         for series in self.series {
             let (cell, Some(line)) = (&series.cell, Line::new(series, &self.limits)) else { continue };
@@ -233,7 +247,7 @@ impl Report<'_> {
                 cpu_ms,
                 line.bytes_per_token / 1e6,
                 100.0 * line.share_of_reads,
-                100.0 * line.share_of_f32,
+                100.0 * line.share_of_peak,
                 verdict(series)
             );
         }
