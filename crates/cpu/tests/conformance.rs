@@ -1,5 +1,5 @@
 //! The CPU against the scalar reference: every operation at every level, the best one on several threads, and the
-//! oracle models in both forms of latent attention.
+//! oracle models in both forms of latent attention; and that the kernels were compiled as they are meant to be.
 
 use cpu::{Cpu, Level};
 use ops::Activations;
@@ -38,4 +38,37 @@ fn every_oracle_has_its_logits() {
             }
         }
     }
+}
+
+/// An intrinsic that is a call costs twenty times what it should. It happens where a closure around one is not inlined:
+/// then it is compiled without the level's instructions, and nothing can be inlined into it.
+#[test]
+fn no_intrinsic_is_left_a_call() {
+    if cfg!(debug_assertions) || !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return println!("skipped: only optimised builds inline everything, and only ELF files are read");
+    }
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let symbols = symbols(&program);
+    assert!(symbols.iter().any(|name| name.contains("cpu")), "a program without symbols");
+    // Detection may call what it asks the system with.
+    let calls = symbols.iter().filter(|name| name.contains("core_arch") && !name.contains("xgetbv"));
+    let calls: Vec<_> = calls.filter(|name| !name.contains("cpuid")).collect();
+    assert!(calls.is_empty(), "{calls:#?}\n(who calls them: objdump -d)");
+}
+
+/// Names of a 64-bit ELF file's functions.
+fn symbols(file: &[u8]) -> Vec<String> {
+    const SYMBOL_TABLE: usize = 2;
+    let number = |at: usize, n: usize| file[at..at + n].iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    let section = |i: usize| number(0x28, 8) + i * number(0x3a, 2);
+    let content = |i: usize| &file[number(section(i) + 0x18, 8)..][..number(section(i) + 0x20, 8)];
+    let tables = (0..number(0x3c, 2)).filter(|i| number(section(*i) + 4, 4) == SYMBOL_TABLE);
+    let names = tables.flat_map(|i| {
+        let strings = content(number(section(i) + 0x28, 4));
+        content(i).as_chunks::<24>().0.iter().map(move |[a, b, c, d, ..]| {
+            let name = &strings[u32::from_le_bytes([*a, *b, *c, *d]) as usize..];
+            String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+        })
+    });
+    names.collect()
 }

@@ -63,8 +63,8 @@ impl AttentionScratch {
     /// Makes room for every worker: units are dealt, so that any of them may get the largest.
     fn reserve(&self, room: Room) {
         let (n, v) = (room.n_queries, room.value_vectors);
-        self.vectors.reserve(2 * Gathered::scratch_len(n, v) + room.vectors);
-        self.panels.reserve(room.panels);
+        self.vectors.reserve(LANES * (2 * Gathered::scratch_len(n, v) + room.vectors));
+        self.panels.reserve(2 * LANES * room.panels);
         self.scores.reserve(n);
         self.steps.reserve(n);
     }
