@@ -4,7 +4,7 @@
 //! Prints, per level, row format and depth, the milliseconds that a token's attention takes over all layers in absorbed
 //! form, and those of 512 new rows in both forms, with GOP/s. Every layer has a cache of its own, larger together than
 //! the processor's caches. Must not be a test: speed is measured, not asserted.
-#![allow(clippy::print_stdout, reason = "a measuring program")]
+#![allow(clippy::print_stdout, clippy::expect_used, reason = "a measuring program")]
 
 use std::time::Instant;
 

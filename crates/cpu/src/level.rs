@@ -22,8 +22,8 @@ pub(crate) const LANES: usize = 16;
 #[inline(always)]
 pub(crate) fn make<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
     let mut values = [f(0); N];
-    for i in 1..N {
-        values[i] = f(i);
+    for (i, value) in values.iter_mut().enumerate().skip(1) {
+        *value = f(i);
     }
     values
 }
@@ -179,8 +179,6 @@ pub(crate) trait Simd: Copy {
 
     // --- i32
     fn splat_i32(self, value: i32) -> Self::I32;
-    fn load_i32(self, values: &[i32; LANES]) -> Self::I32;
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn sum_i32(self, vector: Self::I32) -> i32;
     /// Stores values of −128..=127 as bytes.
     fn store_i8(self, vector: Self::I32, to: &mut [i8; LANES]);
@@ -216,7 +214,6 @@ pub(crate) trait Simd: Copy {
     fn store_u8(self, bytes: Self::Bytes, to: &mut [u8; 64]);
     /// Per half: the sixteen lower nibbles of its bytes, then the sixteen upper ones.
     fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
-    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `byte << 4` for bytes below 16.
@@ -262,7 +259,6 @@ pub(crate) trait Simd: Copy {
     fn widen_i8x8(self, bytes: [u8; 8]) -> Self::I16x8;
     fn add_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
     fn mul_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
-    fn store_i16x8(self, a: Self::I16x8, to: &mut [i16; 8]);
     /// Pairs (aᵢ, bᵢ): four of them, then the other four.
     fn zip_i16x8(self, a: Self::I16x8, b: Self::I16x8) -> [Self::I16x8; 2];
     /// Value `a` in the pairs of the first half, value `b` in those of the second.

@@ -52,6 +52,9 @@ impl<T> Start<T> {
     }
 }
 
+/// `job(first row, rows of a, rows of b)`
+type BothJob<'a, T> = &'a (dyn Fn(usize, &mut [T], &mut [T]) + Sync);
+
 /// A fixed set of threads.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -171,7 +174,7 @@ impl Pool {
         (a, a_len): (&mut [T], usize),
         (b, b_len): (&mut [T], usize),
         n: usize,
-        job: &(dyn Fn(usize, &mut [T], &mut [T]) + Sync),
+        job: BothJob<'_, T>,
     ) {
         let (a, b) = (Start(a[..n * a_len].as_mut_ptr()), Start(b[..n * b_len].as_mut_ptr()));
         self.split(n, &|_, rows| {

@@ -28,6 +28,9 @@ pub enum Form {
     Expanded,
 }
 
+/// Positions whose expansion costs as much as unpacking a head's matrices.
+const UNPACKING: u64 = 32;
+
 impl Form {
     /// Whether a span is expanded.
     fn expands(self, mla: &Mla, span: &SeqSpan) -> bool {
@@ -36,7 +39,9 @@ impl Form {
             Self::Expanded => true,
             Self::Auto => {
                 let [absorbed, expanded] = mul_adds_per_head(mla, span.n_cached as u64, span.n_new as u64);
-                expanded < absorbed
+                // A head's matrices are unpacked before they expand anything: one new token must not pay for that.
+                let unpacking = UNPACKING * (mla.kv_lora_rank * (mla.qk_nope_head_dim + mla.v_head_dim)) as u64;
+                expanded + unpacking < absorbed
             }
         }
     }

@@ -226,14 +226,6 @@ impl Simd for Avx2 {
         op!([_mm256_set1_epi32(value); 2])
     }
     #[inline(always)]
-    fn load_i32(self, values: &[i32; LANES]) -> Self::I32 {
-        make(|i| load(values, i))
-    }
-    #[inline(always)]
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        each(a, b, |a, b| op!(_mm256_add_epi32(a, b)))
-    }
-    #[inline(always)]
     fn sum_i32(self, v: Self::I32) -> i32 {
         op!({
             let four = self.narrow(v);
@@ -341,10 +333,6 @@ impl Simd for Avx2 {
             op!(_mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(low), low), _mm256_set1_epi8(15)))
         };
         [half(a), half(b)]
-    }
-    #[inline(always)]
-    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        each(a, b, |a, b| op!(_mm256_and_si256(a, b)))
     }
     #[inline(always)]
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
@@ -469,10 +457,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_i16x8(self, a: __m128i, value: i16) -> __m128i {
         op!(_mm_mullo_epi16(a, _mm_set1_epi16(value)))
-    }
-    #[inline(always)]
-    fn store_i16x8(self, a: __m128i, to: &mut [i16; 8]) {
-        store16(a, to);
     }
     #[inline(always)]
     fn zip_i16x8(self, a: __m128i, b: __m128i) -> [__m128i; 2] {

@@ -196,14 +196,6 @@ impl Simd for Avx512 {
         op!(_mm512_set1_epi32(value))
     }
     #[inline(always)]
-    fn load_i32(self, values: &[i32; LANES]) -> __m512i {
-        load(values)
-    }
-    #[inline(always)]
-    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_add_epi32(a, b))
-    }
-    #[inline(always)]
     fn sum_i32(self, v: __m512i) -> i32 {
         op!(_mm512_reduce_add_epi32(v))
     }
@@ -303,10 +295,6 @@ impl Simd for Avx512 {
             );
             _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15))
         })
-    }
-    #[inline(always)]
-    fn and(self, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_and_si512(a, b))
     }
     #[inline(always)]
     fn or(self, a: __m512i, b: __m512i) -> __m512i {
@@ -445,10 +433,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn mul_i16x8(self, a: __m128i, value: i16) -> __m128i {
         op!(_mm_mullo_epi16(a, _mm_set1_epi16(value)))
-    }
-    #[inline(always)]
-    fn store_i16x8(self, a: __m128i, to: &mut [i16; 8]) {
-        store16(a, to);
     }
     #[inline(always)]
     fn zip_i16x8(self, a: __m128i, b: __m128i) -> [__m128i; 2] {

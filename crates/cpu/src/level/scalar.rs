@@ -121,14 +121,6 @@ impl Simd for Scalar {
         [value; LANES]
     }
     #[inline(always)]
-    fn load_i32(self, values: &[i32; LANES]) -> [i32; LANES] {
-        *values
-    }
-    #[inline(always)]
-    fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
-        from_fn(|i| a[i].wrapping_add(b[i]))
-    }
-    #[inline(always)]
     fn sum_i32(self, v: [i32; LANES]) -> i32 {
         v.into_iter().fold(0, i32::wrapping_add)
     }
@@ -207,10 +199,6 @@ impl Simd for Scalar {
     fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> [u8; 64] {
         let half = |bytes: &[u8; 16], i: usize| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 };
         from_fn(|i| if i < 32 { half(a, i) } else { half(b, i - 32) })
-    }
-    #[inline(always)]
-    fn and(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
-        from_fn(|i| a[i] & b[i])
     }
     #[inline(always)]
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
@@ -312,10 +300,6 @@ impl Simd for Scalar {
     #[inline(always)]
     fn mul_i16x8(self, a: [i16; 8], value: i16) -> [i16; 8] {
         a.map(|a| a * value)
-    }
-    #[inline(always)]
-    fn store_i16x8(self, a: [i16; 8], to: &mut [i16; 8]) {
-        *to = a;
     }
     #[inline(always)]
     fn zip_i16x8(self, a: [i16; 8], b: [i16; 8]) -> [[i16; 8]; 2] {

@@ -13,9 +13,9 @@ pub(crate) trait Group: Copy + Default + Send + Sync {
     fn round<S: Simd>(&mut self, simd: S, x: &[f32]);
 }
 
-/// Thirty-two columns.
+/// Thirty-two columns. Aligned, so that no load of codes straddles a cache line.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(32))]
 pub(crate) struct Group32 {
     pub(crate) q: [i8; 32],
     /// −Σ q
@@ -23,9 +23,9 @@ pub(crate) struct Group32 {
     pub(crate) d: f32,
 }
 
-/// Two hundred and fifty-six columns.
+/// Two hundred and fifty-six columns, aligned as well.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Group256 {
     pub(crate) q: [i8; 256],
     /// −Σ q of each 32 columns.
