@@ -22,8 +22,9 @@ pub(crate) const LANES: usize = 16;
 #[inline(always)]
 pub(crate) fn make<T: Copy, const N: usize>(mut f: impl FnMut(usize) -> T) -> [T; N] {
     let mut values = [f(0); N];
-    for (i, value) in values.iter_mut().enumerate().skip(1) {
-        *value = f(i);
+    #[expect(clippy::needless_range_loop, reason = "an iterator in between is one more thing that must inline")]
+    for i in 1..N {
+        values[i] = f(i);
     }
     values
 }

@@ -187,7 +187,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
-        make(|i| op!(_mm256_fmadd_ps(a[i], b[i], c[i])))
+        op!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
     }
     #[inline(always)]
     fn sum(self, [a, b]: Self::F32) -> f32 {
