@@ -14,8 +14,8 @@ pub enum RowFormat {
     F32,
     /// 2 bytes per value, rounded to nearest even.
     BF16,
-    /// 8 bits per value and one f32 scale per group of [`CacheSpec::group_len`] values ([`quantise`]); the last
-    /// [`CacheSpec::tail_len`] values of a row as BF16.
+    /// 8 bits per value and one f32 scale per group of [`RowLayout::group_len`] values ([`quantise`]); the last
+    /// [`RowLayout::tail_len`] values of a row as BF16.
     Q8,
 }
 
