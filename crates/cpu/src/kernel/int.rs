@@ -50,6 +50,15 @@ pub(crate) trait Format {
     fn offset4<S: Simd>(simd: S, blocks: [&Self::Block; 4]) -> S::F4;
 }
 
+/// `N` bytes of a block from `AT` on.
+#[inline(always)]
+fn part<const AT: usize, const N: usize>(block: &[u8]) -> &[u8; N] {
+    match block[AT..].first_chunk() {
+        Some(part) => part,
+        None => unreachable!("the block holds them"),
+    }
+}
+
 /// What to do with a format; see [`with_format`].
 pub(crate) trait WithFormat {
     type Output;

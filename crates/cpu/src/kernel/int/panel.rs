@@ -147,7 +147,7 @@ fn numbers<S: Simd, B>(simd: S, blocks: [&B; UNIT], of_four: impl Fn([&B; 4]) ->
     }
 }
 
-/// Σ in integers of a group, scaled and added to the sums; `add` is 0 or more lines after `at`.
+/// A group's sums in integers, times the line's numbers and the activations' scales, added to the sums in f32.
 #[inline(always)]
 fn scale_and_add<S: Simd, const T: usize>(simd: S, line: &Line, d: [f32; T], acc: [S::I32; T], sums: &mut [S::F32; T]) {
     let scale = simd.as_f32(simd.load_u8(line));

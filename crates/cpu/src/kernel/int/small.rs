@@ -4,8 +4,8 @@
 
 use crate::level::{Simd, map};
 
-use super::Format;
 use super::groups::Group32;
+use super::{Format, part};
 
 /// A format of 32 weights per block.
 pub(crate) trait Small: Format<Group = Group32> {
@@ -18,15 +18,6 @@ pub(crate) trait Small: Format<Group = Group32> {
     #[inline(always)]
     fn zero<S: Simd>() -> i32 {
         if Self::BITS == 8 { i32::from(S::BIAS) } else { Self::ZERO }
-    }
-}
-
-/// `N` bytes of a block from `AT` on.
-#[inline(always)]
-fn part<const AT: usize, const N: usize>(block: &[u8]) -> &[u8; N] {
-    match block[AT..].first_chunk() {
-        Some(part) => part,
-        None => unreachable!("the block holds them"),
     }
 }
 

@@ -5,9 +5,9 @@
 
 use crate::level::{Simd, make, map};
 
-use super::Format;
 use super::groups::Group256;
 use super::small::iq4_levels;
+use super::{Format, part};
 
 /// A format of 256 weights per block.
 pub(crate) trait Super: Format<Group = Group256> {
@@ -30,15 +30,6 @@ pub(crate) trait Super: Format<Group = Group256> {
         }
         let zero = if Self::BITS == 8 { i16::from(S::BIAS) } else { Self::ZERO };
         map(Self::scales(simd, block), |scales| simd.mul_i16x8(scales, zero))
-    }
-}
-
-/// Bytes of a block from `AT` on.
-#[inline(always)]
-fn part<const AT: usize, const N: usize>(block: &[u8]) -> &[u8; N] {
-    match block[AT..].first_chunk() {
-        Some(part) => part,
-        None => unreachable!("the block holds them"),
     }
 }
 
