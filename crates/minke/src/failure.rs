@@ -45,7 +45,7 @@ macro_rules! input_errors {
         }
     )*};
 }
-input_errors!(checkpoint::Error, model::ConfigError, text::TokenizerError, text::TemplateError);
+input_errors!(checkpoint::Error, model::ConfigError, engine::SamplingError, text::TokenizerError, text::TemplateError);
 
 impl From<model::LoadError> for Failure {
     fn from(error: model::LoadError) -> Self {
@@ -53,6 +53,12 @@ impl From<model::LoadError> for Failure {
             model::LoadError::Device(_) => Self::Failed(error.into()),
             _ => Self::Input(error.into()),
         }
+    }
+}
+
+impl From<engine::NoToken> for Failure {
+    fn from(error: engine::NoToken) -> Self {
+        Self::Failed(error.into())
     }
 }
 

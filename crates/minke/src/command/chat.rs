@@ -7,7 +7,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 
 use cpu::Cpu;
-use engine::{Sampler, Session, SessionOptions};
+use engine::{History, Place, Sampler, Sampling, Session, SessionOptions};
 use model::{Form, Model};
 use text::{Delta, Message, OutputStream, StopStrings};
 
@@ -160,15 +160,18 @@ impl Chat<'_> {
         Ok((self.text.encode_raw(&prompt.join("\n"), &self.source.config)?, false))
     }
 
-    fn sampler(&self) -> Sampler {
+    fn sampling(&self) -> Result<Sampling, Failure> {
         let own = |key: &str| self.text.generation[key].as_f64();
         let args = self.args;
-        Sampler {
+        let sampling = Sampling {
             temperature: args.temperature.or(own("temperature").map(|t| t as f32)).unwrap_or(0.6),
             top_p: args.top_p.or(own("top_p").map(|p| p as f32)).unwrap_or(0.95),
             top_k: args.top_k.or(own("top_k").map(|k| k as usize)).unwrap_or(0),
             seed: args.seed,
-        }
+            ..Sampling::GREEDY
+        };
+        sampling.check(self.source.config.vocab_size)?;
+        Ok(sampling)
     }
 
     /// Tokens that the conversation may have in all, checked against model and memory.
@@ -208,12 +211,14 @@ impl Chat<'_> {
         let stop = Arc::new(StopStrings::new(&self.args.stop)?);
         let mut stream = OutputStream::new(self.text.tokenizer.clone(), starts_in_reasoning, stop);
         let mut answer = Answer { n_prompt: ids.len(), finish_reason: "length", ..Answer::default() };
-        let (sampler, ends) = (self.sampler(), self.text.end_tokens(&self.source.config));
+        let (sampling, ends) = (self.sampling()?, self.text.end_tokens(&self.source.config));
+        let mut sampler = Sampler::new(self.source.config.vocab_size);
         let mut printer = Printer { quiet: self.args.json, in_reasoning: false };
         let mut pending = read_ahead(&mut session, ids)?;
         while session.tokens().len() + pending.len() < n_context && answer.n_completion < self.args.max_tokens {
-            let position = session.tokens().len() + pending.len();
-            let next = sampler.choose(session.push(&pending)?, position);
+            let place = Place { sequence: 0, position: (session.tokens().len() + pending.len()) as u64 };
+            let logits = session.push(&pending)?;
+            let next = sampler.choose(logits, &sampling, &History::NONE, None, &[], place)?.token;
             answer.n_completion += 1;
             if ends.contains(&next) {
                 answer.finish_reason = "stop";
