@@ -100,7 +100,8 @@ mod tests {
     use super::*;
 
     fn proposal(tokens: &[u32], k: usize) -> Vec<u32> {
-        let mut lookup = Lookup::with_capacity(tokens.len());
+        // So much room that no search is cut short.
+        let mut lookup = Lookup::with_capacity(4096);
         tokens.iter().for_each(|token| lookup.push(*token));
         let mut out = vec![u32::MAX; k];
         let n = lookup.propose(&mut out);
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn hardly_an_n_gram_is_lost_in_a_full_index() {
         // Random pairs first, then each again: all tokens differ within a pair of neighbours.
-        let head: Vec<u32> = (0..4000u64).map(|i| (i * 6_364_136_223_846_793_005 >> 40) as u32).collect();
+        let head: Vec<u32> = (0..4000u64).map(|i| (i.wrapping_mul(6_364_136_223_846_793_005) >> 40) as u32).collect();
         let mut lookup = Lookup::with_capacity(8000);
         head.iter().for_each(|token| lookup.push(*token));
         let mut n_found = 0;

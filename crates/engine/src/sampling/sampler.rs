@@ -118,7 +118,7 @@ impl Sampler {
             block_maxima(logits, &mut chooser.maxima);
         }
         let max = finite(chooser.maxima.iter().copied().fold(IMPOSSIBLE, f32::max));
-        let log_sum = ln(Weighing { max, scale: 1.0, floor: 0.0 }.sum(logits));
+        let log_sum = ln(Weighing::new(max, 1.0).sum(logits));
         let logprob = |logit: f32| ((f64::from(finite(logit)) - f64::from(max) - log_sum) as f32).max(f32::MIN);
         if n_top > 0 {
             chooser.rank(logits, n_top.min(TOP_LOGPROBS_MAX));
@@ -207,15 +207,14 @@ impl Chooser {
         if sampling.greedy() {
             return self.first_equal(logits, max);
         }
-        let weighing = Weighing { max: finite(max), scale: 1.0 / sampling.temperature, floor: 0.0 };
+        let weighing = Weighing::new(max, sampling.temperature);
         if (1..logits.len()).contains(&sampling.top_k) {
             return self.choose_ranked(logits, weighing, sampling, place);
         }
         if sampling.top_p < 1.0 {
             return self.choose_nucleus(logits, weighing, sampling, place);
         }
-        let weighing = Weighing { floor: sampling.min_p, ..weighing };
-        let total = weighing.weigh(logits, &mut self.weights, &mut self.sums);
+        let total = weighing.with_floor(sampling.min_p).weigh(logits, &mut self.weights, &mut self.sums);
         self.draw(uniform(sampling.seed, place, 0) * total, None).map(|token| token as u32)
     }
 
@@ -324,3 +323,6 @@ impl Chooser {
 fn better(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,15 +58,25 @@ fn block_max(block: &[f32]) -> f32 {
     rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |best, x| if *x > best { *x } else { best })
 }
 
-/// The map from logits to weights: e^((x − max)·scale), and 0 below `floor`.
+/// The map from logits to weights: e^((x − max)·scale), and 0 below a floor.
 #[derive(Clone, Copy)]
 pub(super) struct Weighing {
-    pub(super) max: f32,
-    pub(super) scale: f32,
-    pub(super) floor: f32,
+    max: f32,
+    scale: f32,
+    floor: f32,
 }
 
 impl Weighing {
+    /// `max` is the largest of the logits to weigh; its weight is 1.
+    pub(super) fn new(max: f32, temperature: f32) -> Self {
+        Self { max: finite(max), scale: 1.0 / temperature, floor: SMALLEST }
+    }
+
+    /// The same, with no weight for what is less than `min_p` times as probable as the best.
+    pub(super) fn with_floor(self, min_p: f32) -> Self {
+        Self { floor: min_p.max(SMALLEST), ..self }
+    }
+
     #[inline(always)]
     pub(super) fn weight(self, logit: f32) -> f32 {
         let weight = exp((finite(logit) - self.max) * self.scale);
@@ -145,37 +155,38 @@ fn sum_where(block: &[f32], counts: impl Fn(f32) -> bool) -> f64 {
     sum_lanes(lanes) + rest_sum
 }
 
-/// Each lane is a sum of [`BLOCK`] / [`LANES`] weights; beyond that sums are in f64.
+/// The lanes' sum: by halves down to four, and from there on in f64.
+#[inline(always)]
 fn sum_lanes(lanes: [f32; LANES]) -> f64 {
-    lanes.iter().map(|lane| f64::from(*lane)).sum()
+    let quarter: [f32; LANES / 4] = std::array::from_fn(|i| (lanes[i] + lanes[i + 8]) + (lanes[i + 4] + lanes[i + 12]));
+    (f64::from(quarter[0]) + f64::from(quarter[2])) + (f64::from(quarter[1]) + f64::from(quarter[3]))
 }
 
-/// e^z for z ≤ 0, and 0 where it would be below f32's normal numbers.
+/// The smallest weight; what is less is none. Just above what [`exp`] gives for all that is too small for it.
+const SMALLEST: f32 = 2e-38;
+
+/// e^z for −87 ≤ z ≤ 0; for what is below −87, as for it, which is less than [`SMALLEST`].
 ///
 /// e^z = 2^n · e^r with n the integer nearest z/ln 2 and |r| ≤ ln 2 / 2; e^r = 1 + r + r²·q(r), q fitted to a relative
 /// error of 3.1e-9. The error is measured in the tests over all of the range.
 #[inline(always)]
-pub(super) fn exp(z: f32) -> f32 {
+fn exp(z: f32) -> f32 {
     /// 1.5·2²³: adding it leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; the first has so few bits that its product with n is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// Below this 2^n would leave the normal numbers.
-    const SMALLEST: f32 = -87.0;
-    let inside = if z > SMALLEST { z } else { SMALLEST };
-    let rounded = inside * std::f32::consts::LOG2_E + ROUND;
+    // Below this 2^n would leave the normal numbers.
+    let z = if z > -87.0 { z } else { -87.0 };
+    let rounded = z * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
-    let r = inside - n * LN2_HIGH - n * LN2_LOW;
-    let q = 1.381_458_4e-3;
-    let q = q * r + 8.368_724e-3;
-    let q = q * r + 4.166_839e-2;
-    let q = q * r + 1.666_652_1e-1;
-    let q = q * r + 4.999_999_4e-1;
-    let e_r = r * r * q + r + 1.0;
-    // Adding n to the exponent's bits multiplies by 2^n.
-    let scaled = f32::from_bits(e_r.to_bits().wrapping_add(rounded.to_bits().wrapping_sub(ROUND.to_bits()) << 23));
-    if z > SMALLEST { scaled } else { 0.0 }
+    let r = z - n * LN2_HIGH - n * LN2_LOW;
+    // Pairs of terms, so that fewer of them wait for each other.
+    let r2 = r * r;
+    let (q01, q23) = (4.999_999_4e-1 + 1.666_652_1e-1 * r, 4.166_839e-2 + 8.368_724e-3 * r);
+    let e_r = r2 * (q01 + r2 * (q23 + r2 * 1.381_458_4e-3)) + r + 1.0;
+    // Adding n to the exponent's bits multiplies by 2^n; the shift drops all bits of ROUND.
+    f32::from_bits(e_r.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
 /// The natural logarithm of a number that is at least 1, with an error of some ulps of f64.
@@ -210,7 +221,8 @@ mod tests {
             );
         }
         assert_eq!(exp(0.0), 1.0);
-        assert_eq!([exp(-87.0), exp(-1e30), exp(f32::NEG_INFINITY)], [0.0; 3]);
+        assert_eq!([-1e30, f32::NEG_INFINITY].map(exp), [exp(-87.0); 2]);
+        assert!(exp(-87.0) < SMALLEST && SMALLEST < exp(-86.0));
     }
 
     #[test]
