@@ -9,10 +9,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use engine::{History, Place, Sampler, Sampling};
+use engine::draft::Lookup;
+use engine::{History, LoopDetector, Place, Sampler, Sampling};
 
 /// Choices per line: the median of as many is reported.
 const N_CHOICES: u64 = 201;
+/// Length of the sequence that loops and drafts are looked for in.
+const N_TOKENS: u64 = 131_072;
 
 fn main() {
     let vocab: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(129_280);
@@ -69,6 +72,27 @@ fn main() {
         });
         println!("{name:32} {:>14} {:>20}", line[0], line[1]);
     }
+    println!();
+    println!(
+        "loop detector  {:6.3} µs per token",
+        per_token(LoopDetector::default(), |detector, i| {
+            _ = detector.push(noise(i) as u32 % 1000);
+        })
+    );
+    println!(
+        "lookup         {:6.3} µs per token",
+        per_token(Lookup::with_capacity(N_TOKENS as usize), |lookup, i| {
+            lookup.push(noise(i) as u32 % 1000);
+            lookup.propose(&mut [0; 8]);
+        })
+    );
+}
+
+/// Microseconds that a token takes, from the time of many.
+fn per_token<T>(mut state: T, mut push: impl FnMut(&mut T, u64)) -> f64 {
+    let start = Instant::now();
+    (0..N_TOKENS).for_each(|i| push(&mut state, i));
+    start.elapsed().as_secs_f64() * 1e6 / N_TOKENS as f64
 }
 
 /// SplitMix64 of a counter.
