@@ -55,7 +55,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Scratch for a vocabulary: about 20 bytes per token.
+    /// Scratch for a vocabulary: some 16 bytes per token.
     #[must_use]
     pub fn new(vocab: usize) -> Self {
         let n_blocks = vocab.div_ceil(BLOCK);
@@ -72,13 +72,14 @@ impl Sampler {
 
     /// The token at `place`: the same for the same arguments, on every machine.
     ///
-    /// `allowed` is a mask of permitted tokens, bit t mod 32 of word ⌊t/32⌋; `banned` are impossible besides.
+    /// `allowed` is a mask of permitted tokens, bit t mod 32 of word ⌊t/32⌋; `banned` are impossible besides, and may name
+    /// tokens beyond the vocabulary.
     ///
     /// # Shapes   `logits [vocab]`, `allowed [⌈vocab/32⌉]`
     /// # Errors
     /// No token is possible
     /// # Panics
-    /// If a length is not the vocabulary's, or a token is beyond it
+    /// If a length is not the vocabulary's, or a bias or the history has a token beyond it
     pub fn choose(
         &mut self,
         logits: &[f32],
@@ -169,7 +170,10 @@ fn exclude(edited: &mut [f32], allowed: Option<&[u32]>, banned: &[u32]) {
         }
     }
     for token in banned {
-        edited[*token as usize] = IMPOSSIBLE;
+        // A checkpoint may name an end token that its vocabulary does not have: it is never chosen as it is.
+        if let Some(logit) = edited.get_mut(*token as usize) {
+            *logit = IMPOSSIBLE;
+        }
     }
 }
 

@@ -204,7 +204,7 @@ fn without_a_possible_token_the_reason_is_told() {
     case.allowed = Some(vec![0b110, 0]);
     case.banned = vec![1];
     assert_eq!(case.once().unwrap().token, 2);
-    case.banned = vec![1, 2];
+    case.banned = vec![1, 2, 1_000_000];
     assert_eq!(case.once(), Err(NoToken::Forbidden));
     case.banned = vec![];
     case.logits[1..3].copy_from_slice(&[f32::NAN, f32::NEG_INFINITY]);
