@@ -25,6 +25,10 @@ use super::{BlockKey, Damage, Fingerprint, writer};
 /// Bytes read before they are added to the checksum: what the nearest caches hold.
 const CHUNK: usize = 1 << 17;
 
+/// Uses that wait to be noted in files; of more the first are forgotten, which costs nothing but their order after a
+/// restart.
+const N_TOUCHED_MAX: usize = 1 << 16;
+
 /// What a store holds and how much of it.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
@@ -145,6 +149,16 @@ pub(super) struct State {
     pub(super) n_to_skip: u64,
 }
 
+impl State {
+    /// A use that the block's file shall show.
+    fn note(&mut self, key: BlockKey, used: Time) {
+        if self.touched.len() == N_TOUCHED_MAX {
+            self.touched.pop_front();
+        }
+        self.touched.push_back((key, used));
+    }
+}
+
 pub(super) struct Shared {
     pub(super) disk: Box<dyn Disk>,
     pub(super) folder: PathBuf,
@@ -246,7 +260,7 @@ impl Store {
             Ok(true) => {
                 state.stats.n_loaded += 1;
                 let used = state.index.insert(*key, shared.layout.file_bytes() as u64);
-                state.touched.push_back((*key, used));
+                state.note(*key, used);
                 shared.work.notify_one();
                 Load::Loaded
             }
@@ -345,8 +359,9 @@ impl Store {
     /// removed from their ends. Call it when a sequence ends; loading and saving note a block alone.
     pub fn touch(&self, chain: &[BlockKey]) {
         let mut state = self.shared.lock();
-        let State { index, touched, .. } = &mut *state;
-        index.touch(chain, |key, used| touched.push_back((key, used)));
+        let mut index = std::mem::take(&mut state.index);
+        index.touch(chain, |key, used| state.note(key, used));
+        state.index = index;
         self.shared.work.notify_one();
     }
 
