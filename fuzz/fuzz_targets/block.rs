@@ -3,7 +3,6 @@
 //! Owns the checksum at the end, without which no input would be looked at beyond it. Twin: `header.rs`.
 #![no_main]
 
-#[expect(dead_code, reason = "shared with the tests")]
 #[path = "../../crates/engine/tests/exercise/mod.rs"]
 mod exercise;
 

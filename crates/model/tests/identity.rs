@@ -14,7 +14,7 @@ use ops::WeightFormat;
 const LEN: usize = 40_000;
 
 fn config() -> serde_json::Value {
-    checkpoint::read_config(testkit::oracle::fixtures().join("oracles/dsv2_lite")).unwrap()
+    checkpoint::read_config(testkit::oracle::fixtures().join("dsv2_lite")).unwrap()
 }
 
 /// Identity of a file with a small and a large tensor.

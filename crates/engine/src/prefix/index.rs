@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_sequence_goes_from_its_end() {
         let mut index = Index::default();
-        (1..=6).for_each(|i| drop(index.insert(key(i), 10)));
+        (1..=6).for_each(|i| _ = index.insert(key(i), 10));
         let mut touched = Vec::new();
         index.touch(&[key(2), key(3), key(9), key(4)], |key, used| touched.push((used, key)));
         assert!(touched.is_sorted() && touched.len() == 3);
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn what_the_folder_has_is_known_and_what_it_lost_is_not() {
         let mut index = Index::default();
-        [1, 2, 3].map(|i| index.insert(key(i), 10));
+        (1..=3).for_each(|i| _ = index.insert(key(i), 10));
         let mut second = [2; 32];
         second[31] = 0;
         let listed = [(BlockKey::from(second), 7, Time::MAX), (key(2), 12, 5)];

@@ -51,7 +51,6 @@ const FOLDER: &str = "MINKE_TEST_STORE_OF_CHILD";
 /// Not a test of its own: the process that `a_killed_process_leaves_a_store_that_opens` kills.
 #[test]
 #[ignore = "runs for ever; another test starts it"]
-#[expect(clippy::print_stdout, reason = "tells its parent how far it is")]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let store = Store::open(folder, options(16)).unwrap();
