@@ -70,17 +70,17 @@ impl Shared {
             }
         })?;
         let mut listed = Vec::new();
-        for first in (0..=u8::MAX).filter(|first| folders[usize::from(*first)]) {
+        for first in 0..=u8::MAX {
             listed.clear();
             let path = self.folder.join(folder_name(first));
-            let all = self.disk.list(&path, &mut |item| match block_of(first, &item) {
+            let mut each = |item: Item| match block_of(first, &item) {
                 Some(file) => listed.push(file),
                 None => n_strange += 1,
-            });
-            match all {
-                Ok(()) => self.lock().index.replace(first, &listed),
+            };
+            match folders[usize::from(first)].then(|| self.disk.list(&path, &mut each)) {
+                None | Some(Ok(())) => self.lock().index.replace(first, &listed),
                 // A link, or a folder that is not ours.
-                Err(_) => n_strange += 1,
+                Some(Err(_)) => n_strange += 1,
             }
         }
         self.lock().stats.n_strange = n_strange;
@@ -133,23 +133,21 @@ impl Shared {
         self.make_room(job.file.len() as u64)?;
         let target = self.path_of(&job.key);
         let unfinished = self.unfinished_path();
-        let written = self.disk.write_new(&unfinished, &job.file).and_then(|()| self.put(&unfinished, &target));
+        let in_folder = |path: &Path, call: &dyn Fn() -> io::Result<()>| match call() {
+            // The first file of its folder, or somebody emptied the store.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), |folder| self.disk.create_folder(folder))?;
+                call()
+            }
+            done => done,
+        };
+        let written = in_folder(&unfinished, &|| self.disk.write_new(&unfinished, &job.file))
+            .and_then(|()| in_folder(&target, &|| self.disk.rename(&unfinished, &target)));
         if written.is_err() {
             // A part of a file may be there; another process' next start tries again.
             let _ = self.disk.remove(&unfinished);
         }
         written
-    }
-
-    /// Moves a complete file to its place.
-    fn put(&self, unfinished: &Path, target: &Path) -> io::Result<()> {
-        match self.disk.rename(unfinished, target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                target.parent().map_or(Ok(()), |folder| self.disk.create_folder(folder))?;
-                self.disk.rename(unfinished, target)
-            }
-            done => done,
-        }
     }
 
     /// A name that no other process or thread uses.

@@ -25,6 +25,20 @@ fn a_store_reads_what_another_wrote_and_forgets_what_another_removed() {
 }
 
 #[test]
+fn a_folder_that_somebody_empties_fills_again() {
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("store");
+    let store = Store::open(&folder, options(20)).unwrap();
+    save_all(&store, (0..4).map(|i| Block(1, i)));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(Block(1, 0).load(&store), Load::Missing);
+    // On the way the folder is listed again, and what is gone is no longer known.
+    save_all(&store, (0..3).map(|i| Block(2, i)));
+    assert_eq!((store.stats().n_blocks, store.stats().n_failed), (3, 0));
+    assert!((0..3).all(|i| Block(2, i).load(&store) == Load::Loaded));
+}
+
+#[test]
 fn threads_of_several_stores_corrupt_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let stores = [0, 1, 2].map(|_| Store::open(folder.path(), options(12)).unwrap());
