@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn bytes_are_little_endian_and_have_no_gaps() {
-        let row = [1.0, -2.0, 127.0, 0.5, 1.00390625];
+        let row = [1.0, -2.0, 127.0, 0.5, 1.0 + 1.0 / 256.0];
         let bytes = |row_format| {
             let layout = RowLayout { row_format, ..layout(5, 2, 1) };
             let mut bytes = vec![0xee; layout.row_bytes()];
