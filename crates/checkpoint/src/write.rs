@@ -15,6 +15,7 @@ use crate::error::clip;
 use crate::index::{Duplicate, NameIndex};
 use crate::{Dtype, Error};
 
+pub use atomic::write as atomically;
 pub use gguf::gguf;
 pub use safetensors::safetensors;
 

@@ -3,7 +3,7 @@
 //! Owns where a row lies and how it is stored. Must not know what a row means.
 
 use half::bf16;
-use ops::cache::{group_scale, quantise};
+use ops::cache::{group_scale, put, quantise, take};
 use ops::{CacheSpec, DeviceError, RowFormat, zeroed};
 
 use crate::level::{LANES, Simd};
@@ -42,7 +42,15 @@ impl<T: Copy + Default> Plane<T> {
     }
 
     fn row_mut(&mut self, index: usize) -> &mut [T] {
-        &mut self.values[self.skip + index * self.per_row..][..self.per_row]
+        self.rows_mut(index, 1)
+    }
+
+    fn rows(&self, first: usize, n: usize) -> &[T] {
+        &self.values[self.skip + first * self.per_row..][..n * self.per_row]
+    }
+
+    fn rows_mut(&mut self, first: usize, n: usize) -> &mut [T] {
+        &mut self.values[self.skip + first * self.per_row..][..n * self.per_row]
     }
 
     fn copy_rows(&mut self, [from, to]: [usize; 2], n: usize) {
@@ -155,6 +163,48 @@ impl Cache {
                     codes.copy_rows([from, to], block);
                     scales.copy_rows([from, to], block);
                     tails.copy_rows([from, to], block);
+                }
+            }
+        }
+    }
+
+    /// A block as bytes; rows of 8 bits are gathered from their planes.
+    pub(crate) fn read_block(&self, block: u32, out: &mut [u8]) {
+        let CacheSpec { block_len, row: layout, .. } = self.spec;
+        assert_eq!(out.len(), self.spec.block_bytes(), "bytes of a block");
+        for (layer, out) in out.chunks_exact_mut(self.spec.layer_bytes()).enumerate() {
+            let first = self.spec.row_index(layer, block as usize * block_len);
+            match &self.rows {
+                Rows::F32(rows) => put(rows.rows(first, block_len), out, f32::to_le_bytes),
+                Rows::BF16(rows) => put(rows.rows(first, block_len), out, u16::to_le_bytes),
+                Rows::Q8(rows) => {
+                    for (index, out) in (first..).zip(out.chunks_exact_mut(layout.row_bytes())) {
+                        let [codes, scales, tail] = layout.q8_parts_mut(out);
+                        put(rows.codes(index), codes, i8::to_le_bytes);
+                        put(rows.scales(index), scales, f32::to_le_bytes);
+                        put(rows.tail(index), tail, u16::to_le_bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The other way of [`Cache::read_block`].
+    pub(crate) fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        let CacheSpec { block_len, row: layout, .. } = self.spec;
+        assert_eq!(bytes.len(), self.spec.block_bytes(), "bytes of a block");
+        for (layer, bytes) in bytes.chunks_exact(self.spec.layer_bytes()).enumerate() {
+            let first = self.spec.row_index(layer, block as usize * block_len);
+            match &mut self.rows {
+                Rows::F32(rows) => take(bytes, rows.rows_mut(first, block_len), f32::from_le_bytes),
+                Rows::BF16(rows) => take(bytes, rows.rows_mut(first, block_len), u16::from_le_bytes),
+                Rows::Q8(rows) => {
+                    for (index, bytes) in (first..).zip(bytes.chunks_exact(layout.row_bytes())) {
+                        let [codes, scales, tail] = layout.q8_parts(bytes);
+                        take(codes, rows.codes.row_mut(index), i8::from_le_bytes);
+                        take(scales, rows.scales.row_mut(index), f32::from_le_bytes);
+                        take(tail, rows.tails.row_mut(index), u16::from_le_bytes);
+                    }
                 }
             }
         }

@@ -189,6 +189,16 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn cache_read_block(&self, cache: &Cache, block: u32, out: &mut [u8]) -> Result<(), DeviceError> {
+        cache.read_block(block, out);
+        Ok(())
+    }
+
+    fn cache_write_block(&self, cache: &mut Cache, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        cache.write_block(block, bytes);
+        Ok(())
+    }
+
     fn embed(&self, w: &WeightMatrix, tokens: &[u32], out: &mut Vec<f32>) {
         for (token, row) in tokens.iter().zip(out.chunks_exact_mut(w.cols)) {
             w.decode_row(*token as usize, row);

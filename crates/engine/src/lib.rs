@@ -1,13 +1,14 @@
 //! Running models: one sequence at a time for now, or several of equal length for measurements; the scheduler of many
 //! comes with continuous batching.
 //!
-//! Owns sessions, lanes and sampling, and what else decides which tokens come next: drafts, the reasoning's budget, the
-//! detection of loops. Must not contain text, JSON or HTTP.
+//! Owns sessions, lanes and sampling, what else decides which tokens come next (drafts, the reasoning's budget, the
+//! detection of loops), and what outlives them of a cache. Must not contain text, JSON or HTTP.
 
 #[cfg(test)]
 mod chi_square;
 pub mod draft;
 mod lanes;
+pub mod prefix;
 mod repetition;
 mod sampling;
 mod session;

@@ -8,10 +8,16 @@ use ops::{CacheSpec, Device, DeviceError, RowFormat, RowLayout};
 use crate::{Config, Model, config::Attention};
 
 /// Latent rows `[c_kv | k_pe]`: C + R values per token and layer, whatever the number of heads.
-pub struct LatentCache<D: Device>(pub(crate) D::Cache);
+pub struct LatentCache<D: Device> {
+    pub(crate) rows: D::Cache,
+    spec: CacheSpec,
+}
 
 /// Expanded rows `[v heads | k heads]` of a dense model.
-pub struct KvCache<D: Device>(pub(crate) D::Cache);
+pub struct KvCache<D: Device> {
+    pub(crate) rows: D::Cache,
+    spec: CacheSpec,
+}
 
 /// The cache that a model's attention wants.
 pub enum Cache<D: Device> {
@@ -86,19 +92,59 @@ impl<D: Device> Cache<D> {
     fn with_spec(model: &Model<D>, dev: &D, spec: &CacheSpec) -> Result<Self, DeviceError> {
         let rows = dev.alloc_cache(spec)?;
         Ok(match model.config.attention {
-            Attention::Mla(_) => Self::Latent(LatentCache(rows)),
-            Attention::Gqa(_) => Self::Kv(KvCache(rows)),
+            Attention::Mla(_) => Self::Latent(LatentCache { rows, spec: *spec }),
+            Attention::Gqa(_) => Self::Kv(KvCache { rows, spec: *spec }),
         })
     }
 
-    pub(crate) fn rows_mut(&mut self) -> &mut D::Cache {
+    fn rows(&self) -> &D::Cache {
         match self {
-            Self::Latent(LatentCache(rows)) | Self::Kv(KvCache(rows)) => rows,
+            Self::Latent(LatentCache { rows, .. }) | Self::Kv(KvCache { rows, .. }) => rows,
+        }
+    }
+
+    fn rows_mut(&mut self) -> &mut D::Cache {
+        match self {
+            Self::Latent(LatentCache { rows, .. }) | Self::Kv(KvCache { rows, .. }) => rows,
+        }
+    }
+
+    /// Its geometry.
+    #[must_use]
+    pub fn spec(&self) -> &CacheSpec {
+        match self {
+            Self::Latent(LatentCache { spec, .. }) | Self::Kv(KvCache { spec, .. }) => spec,
         }
     }
 
     /// Copies a block in every layer: copy-on-write of a shared, partly filled block.
     pub fn copy_block(&mut self, dev: &D, from: u32, to: u32) {
         dev.cache_copy_block(self.rows_mut(), from, to);
+    }
+
+    /// Bytes of a block in all layers.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        self.spec().block_bytes()
+    }
+
+    /// A block's rows in all layers, as bytes that mean the same on every device ([`CacheSpec::block_bytes`]).
+    ///
+    /// # Errors
+    /// The device failed
+    /// # Panics
+    /// If there is no such block, or `out` is not [`Cache::block_bytes`] long
+    pub fn read_block(&self, dev: &D, block: u32, out: &mut [u8]) -> Result<(), DeviceError> {
+        dev.cache_read_block(self.rows(), block, out)
+    }
+
+    /// Replaces a block's rows by those that [`Cache::read_block`] gave.
+    ///
+    /// # Errors
+    /// The device failed
+    /// # Panics
+    /// As [`Cache::read_block`]
+    pub fn write_block(&mut self, dev: &D, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        dev.cache_write_block(self.rows_mut(), block, bytes)
     }
 }

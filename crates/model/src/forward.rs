@@ -172,7 +172,7 @@ impl<D: Device> Step<'_, D> {
         dev.rmsnorm(&mut ws.k, &w.kv_norm, norm(mla.latent_dim(), mla.kv_lora_rank));
         let k_pe = HeadLayout { n_heads: 1, head_dim: mla.latent_dim(), start: mla.kv_lora_rank };
         dev.rope(&mut ws.k, k_pe, &batch.positions, self.rope);
-        dev.cache_store(&mut cache.0, layer, &batch.slots, &[(&ws.k, mla.latent_dim())]);
+        dev.cache_store(&mut cache.rows, layer, &batch.slots, &[(&ws.k, mla.latent_dim())]);
         // Attention, each span in the form that suits it
         let expands = |span: &SeqSpan| self.form.expands(mla, span);
         let runs = || batch.spans.chunk_by(|a, b| expands(a) == expands(b));
@@ -182,7 +182,7 @@ impl<D: Device> Step<'_, D> {
             let q_nope = HeadLayout { start: 0, ..q_pe };
             dev.matmul_heads(&ws.q, q_nope, batch.len(), &w.w_uk, HeadSide::ApplyTransposed, &mut ws.q_lat);
             for spans in runs().filter(|run| !expands(&run[0])) {
-                let (q_lat, q, cache) = (&ws.q_lat, &ws.q, &cache.0);
+                let (q_lat, q, cache) = (&ws.q_lat, &ws.q, &cache.rows);
                 let args = AttendLatent { q_lat, q, q_pe, cache, layer, spans, block_tables, kv_lora_rank, scale };
                 dev.attend_latent(&args, &mut ws.z);
             }
@@ -190,7 +190,7 @@ impl<D: Device> Step<'_, D> {
             dev.matmul_heads(&ws.z, z, batch.len(), &w.w_uv, HeadSide::Apply, &mut ws.o);
         }
         for spans in runs().filter(|run| expands(&run[0])) {
-            let (q, cache, w_uk, w_uv) = (&ws.q, &cache.0, &w.w_uk, &w.w_uv);
+            let (q, cache, w_uk, w_uv) = (&ws.q, &cache.rows, &w.w_uk, &w.w_uv);
             let args = AttendExpanded { q, q_pe, cache, layer, spans, block_tables, w_uk, w_uv, v_head_dim, scale };
             dev.attend_expanded(&args, &mut ws.o);
         }
@@ -217,10 +217,10 @@ impl<D: Device> Step<'_, D> {
         dev.rope(&mut ws.q, HeadLayout { n_heads, head_dim, start: 0 }, &batch.positions, self.rope);
         dev.rope(&mut ws.k, HeadLayout { n_heads: n_kv_heads, head_dim, start: 0 }, &batch.positions, self.rope);
         let row = n_kv_heads * head_dim;
-        dev.cache_store(&mut cache.0, layer, &batch.slots, &[(&ws.v, row), (&ws.k, row)]);
+        dev.cache_store(&mut cache.rows, layer, &batch.slots, &[(&ws.v, row), (&ws.k, row)]);
         let args = AttendKv {
             q: &ws.q,
-            cache: &cache.0,
+            cache: &cache.rows,
             layer,
             spans: &batch.spans,
             block_tables: &batch.block_tables,

@@ -257,6 +257,26 @@ pub trait Device: Send + Sync {
     /// the copy, or an operation before it, failed
     fn read_routes(&self, src: &Self::Routes, ids: &mut [u32], weights: &mut [f32]) -> Result<(), DeviceError>;
 
+    /// A block's rows in all layers as bytes, in the layout of [`CacheSpec::block_bytes`], after everything submitted
+    /// before.
+    ///
+    /// # Shapes   `out [block_bytes]`
+    /// # Errors
+    /// the copy, or an operation before it, failed
+    /// # Panics
+    /// If there is no such block, or `out` has another length
+    fn cache_read_block(&self, cache: &Self::Cache, block: u32, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces a block's rows in all layers by those that [`Device::cache_read_block`] gave, on this device or another;
+    /// read again they are the same bytes, whatever they are.
+    ///
+    /// # Shapes   `bytes [block_bytes]`
+    /// # Errors
+    /// the copy failed
+    /// # Panics
+    /// If there is no such block, or `bytes` has another length
+    fn cache_write_block(&self, cache: &mut Self::Cache, block: u32, bytes: &[u8]) -> Result<(), DeviceError>;
+
     /// Rows of the embedding matrix.
     ///
     /// # Shapes   `w [vocab, d]` · `tokens [T]` · `out [T, d]`
@@ -327,7 +347,7 @@ pub trait Device: Send + Sync {
     /// Writes rows into the cache: row t is the concatenation of each part's row t.
     ///
     /// # Shapes   `parts: (buffer [T, len], len)` with Σ len = `row_len` · `slots [T]`
-    /// # Numerics [`crate::RowLayout::round`], the same bits; a NaN stays one
+    /// # Numerics [`crate::RowLayout::encode`], the same bits; a NaN stays one
     /// # Panics   if a slot lies outside of the cache (a scheduler bug)
     fn cache_store(&self, cache: &mut Self::Cache, layer: usize, slots: &[u32], parts: &[(&Self::Buffer, usize)]);
 

@@ -24,16 +24,23 @@ pub struct Routes {
     weights: Vec<f32>,
 }
 
-/// Cached rows of [`Reference`], `[n_layers, n_blocks · block_len, row_len]`: each value as its format keeps it.
+/// Cached rows of [`Reference`], `[n_layers, n_blocks · block_len, row_bytes]`: as [`crate::RowLayout::encode`] says.
 #[derive(Clone, Debug)]
 pub struct Cache {
     spec: CacheSpec,
-    rows: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 impl Cache {
-    fn row(&self, index: usize) -> &[f32] {
-        &self.rows[index * self.spec.row.row_len..][..self.spec.row.row_len]
+    fn row(&self, index: usize) -> &[u8] {
+        let row_bytes = self.spec.row.row_bytes();
+        &self.bytes[index * row_bytes..][..row_bytes]
+    }
+
+    /// Where the rows of a block lie in a layer.
+    fn block(&self, layer: usize, block: u32) -> std::ops::Range<usize> {
+        let first = self.spec.row_index(layer, block as usize * self.spec.block_len) * self.spec.row.row_bytes();
+        first..first + self.spec.layer_bytes()
     }
 }
 
@@ -89,7 +96,7 @@ impl Device for Reference {
     }
 
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
-        Ok(Cache { spec: *spec, rows: zeroed(spec.n_values(spec.row.row_len)?, "cache")? })
+        Ok(Cache { spec: *spec, bytes: zeroed(spec.n_values(spec.row.row_bytes())?, "cache")? })
     }
 
     fn write(&self, src: &[f32], dst: &mut Vec<f32>) -> Result<(), DeviceError> {
@@ -105,6 +112,23 @@ impl Device for Reference {
     fn read_routes(&self, src: &Routes, ids: &mut [u32], weights: &mut [f32]) -> Result<(), DeviceError> {
         ids.copy_from_slice(&src.ids[..ids.len()]);
         weights.copy_from_slice(&src.weights[..weights.len()]);
+        Ok(())
+    }
+
+    fn cache_read_block(&self, cache: &Cache, block: u32, out: &mut [u8]) -> Result<(), DeviceError> {
+        assert_eq!(out.len(), cache.spec.block_bytes());
+        for (layer, out) in out.chunks_exact_mut(cache.spec.layer_bytes()).enumerate() {
+            out.copy_from_slice(&cache.bytes[cache.block(layer, block)]);
+        }
+        Ok(())
+    }
+
+    fn cache_write_block(&self, cache: &mut Cache, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        assert_eq!(bytes.len(), cache.spec.block_bytes());
+        for (layer, bytes) in bytes.chunks_exact(cache.spec.layer_bytes()).enumerate() {
+            let to = cache.block(layer, block);
+            cache.bytes[to].copy_from_slice(bytes);
+        }
         Ok(())
     }
 
@@ -213,19 +237,16 @@ impl Device for Reference {
         let layout = cache.spec.row;
         assert_eq!(parts.iter().map(|(_, len)| len).sum::<usize>(), layout.row_len, "parts of a cache row");
         for (t, &slot) in slots.iter().enumerate() {
-            let at = cache.spec.row_index(layer, slot as usize) * layout.row_len;
-            let row = &mut cache.rows[at..at + layout.row_len];
-            let values = parts.iter().flat_map(|(part, len)| &part[t * len..(t + 1) * len]);
-            row.iter_mut().zip(values).for_each(|(r, v)| *r = *v);
-            layout.round(row);
+            let row: Vec<f32> = parts.iter().flat_map(|(part, len)| &part[t * len..(t + 1) * len]).copied().collect();
+            let at = cache.spec.row_index(layer, slot as usize) * layout.row_bytes();
+            layout.encode(&row, &mut cache.bytes[at..at + layout.row_bytes()]);
         }
     }
 
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
-        let (block, row_len) = (cache.spec.block_len, cache.spec.row.row_len);
         for layer in 0..cache.spec.n_layers {
-            let [from, to] = [from, to].map(|b| cache.spec.row_index(layer, b as usize * block) * row_len);
-            cache.rows.copy_within(from..from + block * row_len, to);
+            let [from, to] = [from, to].map(|block| cache.block(layer, block));
+            cache.bytes.copy_within(from, to.start);
         }
     }
 

@@ -89,6 +89,14 @@ impl<D: Device> Device for Timed<'_, D> {
         self.time("read_routes", |dev| dev.read_routes(src, ids, weights))
     }
 
+    fn cache_read_block(&self, cache: &D::Cache, block: u32, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.time("cache_read_block", |dev| dev.cache_read_block(cache, block, out))
+    }
+
+    fn cache_write_block(&self, cache: &mut D::Cache, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.time("cache_write_block", |dev| dev.cache_write_block(cache, block, bytes))
+    }
+
     fn embed(&self, w: &D::Weight, tokens: &[u32], out: &mut D::Buffer) {
         self.time("embed", |dev| dev.embed(w, tokens, out));
     }

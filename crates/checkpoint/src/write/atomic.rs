@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 
-/// Writes a file through `fill` and moves it to `path` once every byte has reached the disk.
+/// Writes a file through `fill` and moves it to its place once every byte has reached the disk.
 ///
 /// # Errors
-/// If the folder cannot be written, or `fill` fails; then `path` is as it was
-pub(super) fn write(file: &Arc<Path>, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<(), Error> {
+/// If the folder cannot be written, or `fill` fails; then the file is as it was
+pub fn write(file: &Arc<Path>, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<(), Error> {
     let (temporary, handle) = Temporary::create(file).map_err(|e| Error::io(file, "create a file beside it", e))?;
     let mut out = BufWriter::with_capacity(1 << 20, &handle);
     fill(&mut out).and_then(|()| out.flush()).map_err(|e| Error::io(file, "write the file", e))?;

@@ -36,7 +36,7 @@ fn context(cache: &super::Cache, layer: usize, span: &SeqSpan, block_tables: &[u
     assert!(n <= table.len() * cache.spec.block_len, "span of {n} positions in {} blocks", table.len());
     let mut rows = vec![0f32; n * row_len];
     for (position, row) in rows.chunks_exact_mut(row_len).enumerate() {
-        row.copy_from_slice(cache.row(cache.spec.row_of(layer, table, position)));
+        cache.spec.row.decode(cache.row(cache.spec.row_of(layer, table, position)), row);
     }
     rows
 }

@@ -1,7 +1,9 @@
 //! Cases of cache_store and cache_copy_block.
 //!
-//! Owns what a cache holds after some stores and copies, seen through attention: a device has no way to read a cache.
-//! Must not rely on a cache's layout.
+//! Owns what a cache holds after some stores, copies and moves, seen through attention; a block's bytes are looked at in
+//! `bytes.rs`. Must not rely on a device's layout.
+
+pub(super) mod bytes;
 
 use ops::{AttendKv, CacheSpec, Device, DeviceError, RowFormat, RowLayout, SeqSpan};
 
@@ -14,8 +16,20 @@ use super::scene::stored;
 
 #[derive(Clone)]
 enum Step {
-    Store { layer: usize, slots: Vec<u32>, parts: Vec<(Vec<f32>, usize)> },
-    Copy { from: u32, to: u32 },
+    Store {
+        layer: usize,
+        slots: Vec<u32>,
+        parts: Vec<(Vec<f32>, usize)>,
+    },
+    Copy {
+        from: u32,
+        to: u32,
+    },
+    /// The same by way of bytes.
+    Move {
+        from: u32,
+        to: u32,
+    },
 }
 
 struct CacheCase {
@@ -47,7 +61,7 @@ impl CacheCase {
                         rows[at..at + row_len].copy_from_slice(&stored(&row.collect::<Vec<_>>(), &layout));
                     }
                 }
-                Step::Copy { from, to } => {
+                Step::Copy { from, to } | Step::Move { from, to } => {
                     for layer in rows.chunks_exact_mut(layer_len) {
                         let from = *from as usize * block_len * row_len;
                         layer.copy_within(from..from + block_len * row_len, *to as usize * block_len * row_len);
@@ -76,6 +90,11 @@ impl Case for CacheCase {
                     dev.cache_store(&mut cache, *layer, slots, &parts);
                 }
                 Step::Copy { from, to } => dev.cache_copy_block(&mut cache, *from, *to),
+                Step::Move { from, to } => {
+                    let mut bytes = vec![0xee; self.spec.block_bytes()];
+                    dev.cache_read_block(&cache, *from, &mut bytes)?;
+                    dev.cache_write_block(&mut cache, *to, &bytes)?;
+                }
             }
         }
         let block = |b: usize| SeqSpan { q_start: b, n_new: 1, n_cached: block_len - 1, blocks: b..b + 1 };
@@ -214,7 +233,11 @@ fn rounding<D: Device>(suite: &mut Suite<'_, D>, rng: &mut Random) {
 }
 
 pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
-    let mut rng = Random::new(71);
+    copies(suite, Random::new(71), |from, to| Step::Copy { from, to });
+}
+
+/// Blocks that `step` copies, seen through attention.
+fn copies<D: Device>(suite: &mut Suite<'_, D>, mut rng: Random, step: impl Fn(u32, u32) -> Step) {
     for spec in specs() {
         let n_slots = spec.n_blocks * spec.block_len;
         let mut steps = Vec::new();
@@ -222,9 +245,9 @@ pub(super) fn cache_copy_block<D: Device>(suite: &mut Suite<'_, D>) {
             let slots = some_slots(&mut rng, &spec, n_slots);
             steps.push(store(&mut rng, layer, slots, &[spec.row.row_len]));
         }
-        steps.push(Step::Copy { from: 1, to: 3 });
+        steps.push(step(1, 3));
         suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "one copy"));
-        steps.push(Step::Copy { from: 4, to: 0 });
+        steps.push(step(4, 0));
         suite.check(&CacheCase::new(&mut rng, spec, steps.clone(), "two copies"));
         // Source and copy do not share memory.
         let source = (spec.block_len..2 * spec.block_len).map(|slot| slot as u32).collect();

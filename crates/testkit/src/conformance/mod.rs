@@ -50,6 +50,8 @@ pub enum Operation {
     Rope,
     CacheStore,
     CacheCopyBlock,
+    /// `cache_read_block` and `cache_write_block`.
+    CacheBlockBytes,
     AttendLatent,
     AttendExpanded,
     AttendKv,
@@ -62,7 +64,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Memory,
         Self::Embed,
         Self::Gather,
@@ -75,6 +77,7 @@ impl Operation {
         Self::Rope,
         Self::CacheStore,
         Self::CacheCopyBlock,
+        Self::CacheBlockBytes,
         Self::AttendLatent,
         Self::AttendExpanded,
         Self::AttendKv,
@@ -115,6 +118,7 @@ fn run_cases<D: Device>(suite: &mut Suite<'_, D>) {
         Operation::Rope => position::rope(suite),
         Operation::CacheStore => cache::cache_store(suite),
         Operation::CacheCopyBlock => cache::cache_copy_block(suite),
+        Operation::CacheBlockBytes => cache::bytes::check(suite),
         Operation::AttendLatent => attention::latent::check(suite),
         Operation::AttendExpanded => attention::expanded::check(suite),
         Operation::AttendKv => attention::key_value::check(suite),

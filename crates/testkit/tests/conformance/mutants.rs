@@ -50,6 +50,10 @@ pub(crate) enum Fault {
     LayerIgnored,
     CopiesOneLayer,
     CopiesShort,
+    BlockOfOneLayer,
+    BlockBigEndian,
+    BlockRoundedAgain,
+    BlockBytesOnly,
     ScaleIgnored,
     QPeIgnored,
     FutureSeen,
@@ -89,7 +93,7 @@ pub(crate) enum Fault {
 }
 
 /// Every fault with the operations that must find it, each on its own.
-const FAULTS: [(Fault, &[Operation]); 66] = {
+const FAULTS: [(Fault, &[Operation]); 70] = {
     use Fault as F;
     use Operation as O;
     const ATTENTION: &[Operation] = &[O::AttendLatent, O::AttendExpanded, O::AttendKv];
@@ -133,6 +137,10 @@ const FAULTS: [(Fault, &[Operation]); 66] = {
         (F::LayerIgnored, &[O::CacheStore, O::AttendLatent, O::AttendExpanded, O::AttendKv]),
         (F::CopiesOneLayer, &[O::CacheCopyBlock]),
         (F::CopiesShort, &[O::CacheCopyBlock]),
+        (F::BlockOfOneLayer, &[O::CacheBlockBytes]),
+        (F::BlockBigEndian, &[O::CacheBlockBytes]),
+        (F::BlockRoundedAgain, &[O::CacheBlockBytes]),
+        (F::BlockBytesOnly, &[O::CacheBlockBytes]),
         (F::ScaleIgnored, &[O::AttendLatent, O::Forms]),
         (F::QPeIgnored, &[O::AttendLatent, O::Forms]),
         (F::FutureSeen, ATTENTION),

@@ -6,6 +6,7 @@
 //! mistake that a real device could make; without a fault the device is right.
 
 mod arithmetic;
+mod blocks;
 mod int8;
 
 use std::sync::atomic::AtomicU32;
@@ -38,10 +39,11 @@ pub(crate) struct Matrix {
     is_q8_0: bool,
 }
 
-/// Rows of all layers, as they are read back.
+/// Rows of all layers, as they are read back, and their bytes.
 pub(crate) struct Cache {
     spec: CacheSpec,
     rows: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 pub(crate) struct Routes {
@@ -93,7 +95,9 @@ impl Device for Naive {
     }
 
     fn alloc_cache(&self, spec: &CacheSpec) -> Result<Cache, DeviceError> {
-        Ok(Cache { spec: *spec, rows: vec![0.0; spec.n_layers * spec.n_blocks * spec.block_len * spec.row.row_len] })
+        let n_rows = spec.n_layers * spec.n_blocks * spec.block_len;
+        let (rows, bytes) = (vec![0.0; n_rows * spec.row.row_len], vec![0; n_rows * spec.row.row_bytes()]);
+        Ok(Cache { spec: *spec, rows, bytes })
     }
 
     fn write(&self, src: &[f32], dst: &mut Vec<f32>) -> Result<(), DeviceError> {
@@ -109,6 +113,16 @@ impl Device for Naive {
     fn read_routes(&self, src: &Routes, ids: &mut [u32], weights: &mut [f32]) -> Result<(), DeviceError> {
         ids.copy_from_slice(&src.ids[..ids.len()]);
         weights.copy_from_slice(&src.weights[..weights.len()]);
+        Ok(())
+    }
+
+    fn cache_read_block(&self, cache: &Cache, block: u32, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.block_to_bytes(cache, block, out);
+        Ok(())
+    }
+
+    fn cache_write_block(&self, cache: &mut Cache, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.bytes_to_block(cache, block, bytes);
         Ok(())
     }
 
@@ -221,19 +235,25 @@ impl Device for Naive {
             if self.has(Fault::PartsSwapped) && parts.len() > 1 {
                 row.rotate_left(parts[0].1);
             }
-            let at = (layer * n_blocks * block_len + slot) * row_len;
-            self.round_row(&mut row, &layout);
-            cache.rows[at..at + row_len].copy_from_slice(&row);
+            let index = layer * n_blocks * block_len + slot;
+            let scales = self.round_row(&mut row, &layout);
+            cache.bytes.splice(
+                index * layout.row_bytes()..(index + 1) * layout.row_bytes(),
+                blocks::row_to_bytes(&row, &scales, &layout),
+            );
+            cache.rows[index * row_len..(index + 1) * row_len].copy_from_slice(&row);
         }
     }
 
     fn cache_copy_block(&self, cache: &mut Cache, from: u32, to: u32) {
-        let CacheSpec { n_layers, n_blocks, block_len, row: RowLayout { row_len, .. } } = cache.spec;
+        let CacheSpec { n_layers, n_blocks, block_len, row: layout @ RowLayout { row_len, .. } } = cache.spec;
         let n_layers = if self.has(Fault::CopiesOneLayer) { 1 } else { n_layers };
         let n_rows = if self.has(Fault::CopiesShort) { block_len - 1 } else { block_len };
         for layer in 0..n_layers {
-            let at = |block: u32| (layer * n_blocks + block as usize) * block_len * row_len;
-            cache.rows.copy_within(at(from)..at(from) + n_rows * row_len, at(to));
+            let at = |block: u32, per_row: usize| (layer * n_blocks + block as usize) * block_len * per_row;
+            cache.rows.copy_within(at(from, row_len)..at(from, row_len) + n_rows * row_len, at(to, row_len));
+            let n = layout.row_bytes();
+            cache.bytes.copy_within(at(from, n)..at(from, n) + n_rows * n, at(to, n));
         }
     }
 

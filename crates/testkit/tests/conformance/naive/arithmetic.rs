@@ -74,21 +74,24 @@ impl Naive {
         if self.has(Fault::SigmoidOverflows) { x * (x.exp() / (1.0 + x.exp())) } else { x / (1.0 + (-x).exp()) }
     }
 
-    /// What a cache keeps of a row.
-    pub(super) fn round_row(&self, row: &mut [f32], layout: &RowLayout) {
+    /// What a cache keeps of a row; returns the scales of its groups, where they are of 8 bits.
+    pub(super) fn round_row(&self, row: &mut [f32], layout: &RowLayout) -> Vec<f32> {
         match layout.row_format {
-            RowFormat::F32 => {}
-            RowFormat::BF16 => row.iter_mut().for_each(|v| *v = self.bf16(*v)),
+            RowFormat::F32 => Vec::new(),
+            RowFormat::BF16 => {
+                row.iter_mut().for_each(|v| *v = self.bf16(*v));
+                Vec::new()
+            }
             RowFormat::Q8 => {
                 let (groups, tail) = row.split_at_mut(layout.row_len - layout.tail_len);
                 let group_len = if self.has(Fault::Q8ScalePerRow) { groups.len() } else { layout.group_len };
-                for group in groups.chunks_exact_mut(group_len) {
-                    self.q8(group);
-                }
+                let mut scales: Vec<f32> = groups.chunks_exact_mut(group_len).map(|group| self.q8(group)).collect();
+                scales.resize(layout.n_groups(), scales[0]);
                 match self.has(Fault::Q8TailRounded) && layout.tail_len > 0 {
-                    true => self.q8(tail),
+                    true => drop(self.q8(tail)),
                     false => tail.iter_mut().for_each(|v| *v = self.bf16(*v)),
                 }
+                scales
             }
         }
     }
@@ -102,7 +105,8 @@ impl Naive {
         }
     }
 
-    fn q8(&self, group: &mut [f32]) {
+    /// Rounds a group and returns its scale.
+    fn q8(&self, group: &mut [f32]) -> f32 {
         let max = group.iter().fold(0f32, |max, v| max.max(v.abs()));
         let finite = group.iter().all(|v| v.is_finite());
         let d = max / 127.0;
@@ -118,6 +122,7 @@ impl Naive {
                 (false, _) => f32::NAN,
             };
         }
+        if finite { d } else { f32::NAN }
     }
 
     /// Calls `each(row of the step, rows of the cache, how many of them are visible)`.
