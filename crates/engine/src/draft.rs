@@ -15,8 +15,11 @@
 //! probability min(1, p(d)/1) = p(d), else draw from p without d, renormalised. The choice equals d with probability p(d);
 //! given that it differs, it is distributed as p without d. So nothing is lost by the simpler rule.
 
+mod drafter;
 mod gate;
 mod lookup;
+
+pub(crate) use drafter::Drafter;
 
 pub use gate::Gate;
 pub use lookup::Lookup;

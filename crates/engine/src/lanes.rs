@@ -13,7 +13,7 @@ use model::{Cache, Config, Form, Model, Workspace, forward, workspace_bytes};
 use ops::{Batch, Device, DeviceError, RowFormat};
 
 use crate::argmax;
-use crate::session::BLOCK_LEN;
+use crate::limits::BLOCK_LEN;
 
 /// Blocks that are really computed.
 const N_SOURCE_BLOCKS: usize = 4;

@@ -5,8 +5,7 @@
 use model::{Cache, Form, Model, Workspace, forward, forward_mtp};
 use ops::{Batch, Device, DeviceError, RowFormat};
 
-/// Positions per cache block.
-pub(crate) const BLOCK_LEN: usize = 64;
+use crate::limits::BLOCK_LEN;
 
 /// How a session computes.
 #[derive(Clone, Copy, Debug)]

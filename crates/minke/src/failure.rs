@@ -56,12 +56,6 @@ impl From<model::LoadError> for Failure {
     }
 }
 
-impl From<engine::NoToken> for Failure {
-    fn from(error: engine::NoToken) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 impl From<ops::DeviceError> for Failure {
     fn from(error: ops::DeviceError) -> Self {
         Self::Failed(error.into())
@@ -73,6 +67,15 @@ impl From<std::io::Error> for Failure {
         match error.kind() {
             ErrorKind::BrokenPipe => Self::ReaderGone,
             _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(error) | Self::Failed(error) => write!(f, "{error:#}"),
+            Self::ReaderGone => f.write_str("nobody reads the output"),
         }
     }
 }

@@ -3,11 +3,11 @@
 //! Owns the command line, its exit codes (0 done, 1 failed, 2 bad usage or input) and everything printed: results to
 //! stdout, all else to stderr. Must not contain logic that another front end would need.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the chat that takes conversations up again comes next"))]
 mod chat_sessions;
 mod command;
 mod device;
 mod failure;
+mod folders;
 mod memory;
 mod progress;
 mod source;

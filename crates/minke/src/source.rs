@@ -10,9 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use checkpoint::gguf::{Array, Metadata, Value};
 use checkpoint::{Checkpoint, Kind};
+use engine::ThinkingBudget;
 use model::Config;
 use ops::WeightFormat;
-use text::{ChatTemplate, GgufVocab, Message, RenderOptions, Tokenizer, TokenizerConfig};
+use text::{ChatTemplate, GgufVocab, Message, RenderOptions, ThinkTokens, Tokenizer, TokenizerConfig};
 
 use crate::failure::Failure;
 
@@ -204,6 +205,18 @@ impl Text {
         };
         let rendered = template.render(messages, &options)?;
         Ok(Some((self.tokenizer.encode_rendered(&rendered)?, rendered.starts_in_reasoning())))
+    }
+
+    /// A budget of `soft` and at most `hard` tokens of reasoning, where the model has tokens around its reasoning.
+    pub(crate) fn thinking_budget(&self, soft: usize, hard: usize) -> Result<Option<ThinkingBudget>, Failure> {
+        let Some(think) = ThinkTokens::of(&self.tokenizer) else { return Ok(None) };
+        let mut close = self.tokenizer.encode_plain("\n")?;
+        close.push(think.close);
+        close.extend(self.tokenizer.encode_plain("\n\n")?);
+        let ends_line = |id: &u32| self.tokenizer.token_bytes(*id).is_some_and(|bytes| bytes.ends_with(b"\n"));
+        let breaks = (0..self.tokenizer.vocab_size() as u32).filter(ends_line).collect();
+        let (open_token, close_token) = (Some(think.open), think.close);
+        Ok(Some(ThinkingBudget { open_token, close_token, close, breaks, soft, hard }))
     }
 
     /// Every token that ends an answer.

@@ -5,6 +5,8 @@
 //!
 //! Shapes: T rows of the step, d hidden, H heads, C latent, R rotated, n unrotated, v value channels.
 
+use std::ops::Range;
+
 use ops::{
     AttendExpanded, AttendKv, AttendLatent, Batch, Device, HeadLayout, HeadSide, NormLayout, RopeTable, SeqSpan,
 };
@@ -74,19 +76,50 @@ pub fn forward<D: Device>(
     cache: &mut Cache<D>,
     ws: &mut Workspace<D>,
 ) {
+    forward_stages(model, dev, form, batch, 0..n_stages(&model.config), cache, ws);
+}
+
+/// Stages of a forward pass: the two sublayers of each layer, attention and FFN.
+#[must_use]
+pub fn n_stages(config: &Config) -> usize {
+    2 * config.num_hidden_layers
+}
+
+/// Part of [`forward`]: all stages run in order, in as many calls as wanted and with other steps between them, compute
+/// the same as one call. So a large step can give way to small ones without becoming smaller itself.
+///
+/// The first stage also embeds; the last also leaves the logits. Between calls batch and workspace are kept as they are.
+///
+/// # Panics   as [`forward`]
+pub fn forward_stages<D: Device>(
+    model: &Model<D>,
+    dev: &D,
+    form: Form,
+    batch: &Batch,
+    stages: Range<usize>,
+    cache: &mut Cache<D>,
+    ws: &mut Workspace<D>,
+) {
     assert!(batch.len() <= ws.n_rows, "a step of {} rows in a workspace of {}", batch.len(), ws.n_rows);
     assert!(batch.sample_rows.len() <= ws.n_sample, "more sampled rows than the workspace holds");
     if batch.is_empty() {
         return;
     }
-    let norm = model.config.norm(batch.len());
     let step = Step { dev, config: &model.config, rope: &model.rope, form, batch };
-    dev.embed(&model.embed, &batch.tokens, &mut ws.x);
-    for (i, layer) in model.layers.iter().enumerate() {
-        step.layer(layer, i, i > 0, cache, ws);
+    if stages.start == 0 {
+        dev.embed(&model.embed, &batch.tokens, &mut ws.x);
     }
-    dev.add_rmsnorm(&mut ws.x, Some(&ws.delta), &model.norm, norm, &mut ws.h);
-    step.logits(model, ws);
+    for stage in stages.clone() {
+        let (i, layer) = (stage / 2, &model.layers[stage / 2]);
+        match stage % 2 {
+            0 => step.attention(layer, i, i > 0, cache, ws),
+            _ => step.feed_forward(layer, i, ws),
+        }
+    }
+    if stages.end == n_stages(&model.config) {
+        dev.add_rmsnorm(&mut ws.x, Some(&ws.delta), &model.norm, model.config.norm(batch.len()), &mut ws.h);
+        step.logits(model, ws);
+    }
 }
 
 /// Runs the MTP module: from the main model's output at position i and the token at i + 1, logits for i + 2.
@@ -118,7 +151,8 @@ pub fn forward_mtp<D: Device>(
     dev.rmsnorm(&mut ws.x, &mtp.hnorm, norm);
     dev.concat(&ws.delta, &ws.x, n_rows, d, &mut ws.eh);
     dev.matmul(&ws.eh, n_rows, &mtp.w_eh, None, &mut ws.x);
-    step.layer(&mtp.layer, 0, false, cache, ws);
+    step.attention(&mtp.layer, 0, false, cache, ws);
+    step.feed_forward(&mtp.layer, 0, ws);
     dev.add_rmsnorm(&mut ws.x, Some(&ws.delta), &mtp.head_norm, norm, &mut ws.h);
     step.logits(model, ws);
 }
@@ -133,8 +167,8 @@ struct Step<'a, D: Device> {
 }
 
 impl<D: Device> Step<'_, D> {
-    /// x += delta of the layer before; delta = Attn(RMS(x)); x += delta; delta = FFN(RMS(x)).
-    fn layer(&self, w: &LayerWeights<D>, i: usize, has_delta: bool, cache: &mut Cache<D>, ws: &mut Workspace<D>) {
+    /// x += delta of the layer before; delta = Attn(RMS(x)).
+    fn attention(&self, w: &LayerWeights<D>, i: usize, has_delta: bool, cache: &mut Cache<D>, ws: &mut Workspace<D>) {
         let norm = self.config.norm(self.batch.len());
         self.dev.add_rmsnorm(&mut ws.x, has_delta.then_some(&ws.delta), &w.input_norm, norm, &mut ws.h);
         match (&w.attention, &self.config.attention, cache) {
@@ -142,6 +176,11 @@ impl<D: Device> Step<'_, D> {
             (AttentionWeights::Gqa(w), Attention::Gqa(gqa), Cache::Kv(cache)) => self.gqa(w, gqa, i, cache, ws),
             _ => unreachable!("weights, config and cache are of one kind"),
         }
+    }
+
+    /// x += delta; delta = FFN(RMS(x)).
+    fn feed_forward(&self, w: &LayerWeights<D>, i: usize, ws: &mut Workspace<D>) {
+        let norm = self.config.norm(self.batch.len());
         self.dev.add_rmsnorm(&mut ws.x, Some(&ws.delta), &w.post_attention_norm, norm, &mut ws.h);
         self.ffn(&w.ffn, i, ws);
     }

@@ -16,7 +16,7 @@ mod workspace;
 
 pub use cache::{Cache, KvCache, LatentCache, cache_spec, row_layout};
 pub use config::{Config, ConfigError};
-pub use forward::{Form, forward, forward_mtp};
+pub use forward::{Form, forward, forward_mtp, forward_stages, n_stages};
 pub use identity::identity;
 pub use load::{LoadError, fit_to_file, load, stored};
 pub use weights::Model;

@@ -4,6 +4,7 @@
 //! measure (`bench/measure.rs`).
 
 mod clock;
+mod engine;
 mod limits;
 mod measure;
 mod profile;
@@ -12,7 +13,7 @@ mod rival;
 
 use std::time::Instant;
 
-use engine::{Lanes, LanesOptions};
+use ::engine::{Lanes, LanesOptions};
 use model::traffic::WeightBytes;
 
 use self::clock::{Spent, anonymous_bytes};
@@ -73,6 +74,10 @@ pub(crate) struct Args {
     /// the command's whole run, with its start and loading, against all timed parts of our round. Its output goes to stderr.
     #[arg(long, value_name = "COMMAND")]
     vs: Option<String>,
+    /// Measure the engine instead: as many streams as the largest --batch beside the same steps without it, the time between
+    /// their tokens while a prompt of the largest --depth is read, and drafts on against off.
+    #[arg(long, conflicts_with_all = ["vs", "profile", "prefill", "chunk"])]
+    engine: bool,
     /// Also time every operation of the forward pass, in a run of its own.
     #[arg(long)]
     profile: bool,
@@ -174,6 +179,9 @@ struct Pair {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.engine {
+        return self::engine::run(args);
+    }
     let opened = Instant::now();
     let source = Source::open(&args.model)?;
     let file = source.weights()?;

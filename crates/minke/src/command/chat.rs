@@ -1,31 +1,35 @@
 //! `minke chat`: a conversation in the terminal or in a pipe.
 //!
-//! Owns the loop of turns and where each part of an answer is printed: content to stdout, reasoning and remarks to
-//! stderr. Must not know templates or sampling.
+//! Owns the command's flags, the loop of turns, and conversations with names. Must not know templates, sampling
+//! (`chat/answer.rs`) or terminals (`chat/printer.rs`).
 
-use std::io::{BufRead, IsTerminal, Write};
-use std::sync::Arc;
+mod answer;
+mod printer;
 
-use cpu::Cpu;
-use engine::{History, Place, Sampler, Sampling, Session, SessionOptions};
-use model::{Form, Model};
-use text::{Delta, Message, OutputStream, StopStrings};
+use std::io::{BufRead, IsTerminal};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
+use text::Message;
+
+use self::answer::Answerer;
+use self::printer::{Printer, remark};
 use super::logits::CacheArg;
-use crate::device::cpu;
+use crate::chat_sessions::{ChatSession, ChatSessions, Listed};
 use crate::failure::{Failure, print};
-use crate::memory::{bytes, memory};
-use crate::progress::progress_bar;
-use crate::source::{Source, Text, read_all, utf8};
+use crate::folders;
+use crate::source::{Source, read_all, utf8};
 
 /// The longest prompt that is read from a pipe: as much as the tokenizer takes.
 const PROMPT_BYTES_MAX: u64 = 256 << 20;
 
-/// Tokens per forward pass while reading a prompt.
-const CHUNK: usize = 128;
-
-/// Arguments of `minke chat`.
+/// Talk to a model: one question, a pipe, or a conversation in the terminal.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    minke chat -m model.gguf \"Why is the sky blue?\"\n  \
+    minke chat -m model.gguf --session travel \"Where were we?\"\n  \
+    minke chat --session again --from travel -m model.gguf \"And by train?\"\n  \
+    minke chat --sessions")]
 pub(crate) struct Args {
     /// What to say. Without it, the prompt is read from stdin; in a terminal, a conversation begins.
     prompt: Option<String>,
@@ -36,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long)]
     system: Option<String>,
     /// Most tokens of an answer, reasoning included.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = at_least_one)]
     max_tokens: usize,
     /// 0 always takes the most probable token [default: the model's own, else 0.6].
     #[arg(long, value_parser = temperature, allow_negative_numbers = true)]
@@ -47,13 +51,20 @@ pub(crate) struct Args {
     /// Keeps this many most probable tokens; 0 keeps all [default: the model's own, else 0].
     #[arg(long)]
     top_k: Option<usize>,
+    /// Keeps tokens at least this probable beside the most probable one [default: 0].
+    #[arg(long, value_parser = share, allow_negative_numbers = true)]
+    min_p: Option<f32>,
     /// Seed of the draws: the same seed gives the same answer.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Ends the answer before this text; may be repeated.
     #[arg(long)]
     stop: Vec<String>,
-    /// Longest conversation, in tokens [default: the prompt and --max-tokens, within the model's context].
+    /// Tokens after which the reasoning is brought to its end: at the next line's end, and at a quarter more at once.
+    #[arg(long, value_name = "N")]
+    thinking_budget: Option<usize>,
+    /// Longest conversation, in tokens [default: what is asked for; for conversations up to 16,384; within the model's
+    /// context and half of the free memory].
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Continue the prompt as plain text, without the chat template.
@@ -65,9 +76,29 @@ pub(crate) struct Args {
     /// How cache rows are stored.
     #[arg(long, value_enum, default_value = "bf16")]
     cache: CacheArg,
+    /// Keep the conversation under this name, and go on with it if there is one. What the model has read is kept on disk
+    /// too, so that it is not computed again.
+    #[arg(long, value_name = "NAME", conflicts_with = "raw")]
+    session: Option<String>,
+    /// Begin --session as a copy of this conversation.
+    #[arg(long, value_name = "NAME", requires = "session")]
+    from: Option<String>,
+    /// List the conversations that are kept, and end.
+    #[arg(long, conflicts_with_all = ["prompt", "session"])]
+    sessions: bool,
+    /// Delete a conversation, and end.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["prompt", "session", "sessions"])]
+    delete_session: Option<String>,
+    /// The same answer bit by bit, whatever was found of the prompt; reads long prompts more slowly.
+    #[arg(long)]
+    deterministic: bool,
     /// Print the answer as one JSON object at its end.
     #[arg(long)]
     json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or("expected a whole number above 0".into())
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
@@ -84,54 +115,128 @@ fn probability(text: &str) -> Result<f32, String> {
     }
 }
 
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
 fn template_var(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
     Ok((key.to_owned(), value))
 }
 
-/// One answer.
-#[derive(Default)]
-struct Answer {
-    reasoning: String,
-    content: String,
-    n_prompt: usize,
-    n_completion: usize,
-    finish_reason: &'static str,
+fn now_s() -> u64 {
+    // A clock before 1970 is wrong in a way that matters little here.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.sessions {
+        return list(args.json);
+    }
+    if let Some(name) = &args.delete_session {
+        if !conversations()?.delete(name)? {
+            return Err(Failure::input(format!(
+                "there is no conversation {name:?}; `minke chat --sessions` lists them"
+            )));
+        }
+        remark(&format!("deleted {name:?}\n"));
+        return Ok(());
+    }
     let source = Source::open(&args.model)?;
-    let text = source.text()?;
-    let cpu = cpu(None)?;
-    let model = model::load(&cpu, source.config.clone(), source.weights()?)?;
-    let chat = Chat { args, source: &source, text: &text, cpu: &cpu, model: &model };
-    let mut messages: Vec<Message> = args.system.iter().map(Message::system).collect();
-    if let Some(prompt) = &args.prompt {
-        messages.push(Message::user(prompt));
-        return chat.answer(&messages).map(drop);
+    let prompt = match &args.prompt {
+        Some(prompt) => Some(prompt.clone()),
+        None if std::io::stdin().is_terminal() => None,
+        None => {
+            let prompt = utf8(read_all(std::io::stdin(), "stdin", PROMPT_BYTES_MAX)?, "stdin")?;
+            Some(prompt.trim_end_matches('\n').to_owned())
+        }
+    };
+    let mut chat = Chat::begin(args, &source)?;
+    match prompt {
+        Some(prompt) => chat.turn(prompt),
+        None => chat.converse(),
     }
-    if !std::io::stdin().is_terminal() {
-        let prompt = utf8(read_all(std::io::stdin(), "stdin", PROMPT_BYTES_MAX)?, "stdin")?;
-        messages.push(Message::user(prompt.trim_end_matches('\n')));
-        return chat.answer(&messages).map(drop);
-    }
-    chat.converse(messages)
 }
 
+fn conversations() -> Result<ChatSessions, Failure> {
+    ChatSessions::open(folders::data()?.join("chats"))
+}
+
+/// Prints the conversations that are kept.
+fn list(as_json: bool) -> Result<(), Failure> {
+    let all = conversations()?.list()?;
+    let entry = |listed: &Listed| match &listed.session {
+        Ok(s) => json!({ "name": s.name, "messages": s.messages.len(), "tokens": s.tokens.len(),
+                         "created_s": s.created_s, "updated_s": s.updated_s, "model": s.model }),
+        Err(error) => json!({ "name": listed.name, "error": error.to_string() }),
+    };
+    if as_json {
+        let all: Vec<_> = all.iter().map(entry).collect();
+        return print(&format!("{}\n", json!(all)));
+    }
+    for listed in &all {
+        match &listed.session {
+            Ok(s) => {
+                print(&format!("{:<32} {:>4} messages  {:>7} tokens\n", s.name, s.messages.len(), s.tokens.len()))?
+            }
+            Err(error) => remark(&format!("{}: {error}\n", listed.name)),
+        }
+    }
+    if all.is_empty() {
+        remark("no conversation is kept; `minke chat --session NAME` begins one\n");
+    }
+    Ok(())
+}
+
+/// A conversation on its way.
 struct Chat<'a> {
     args: &'a Args,
-    source: &'a Source,
-    text: &'a Text,
-    cpu: &'a Cpu,
-    model: &'a Model<Cpu>,
+    messages: Vec<Message>,
+    answerer: Answerer<'a>,
+    /// Where it is kept, if it has a name.
+    kept: Option<(ChatSessions, ChatSession)>,
 }
 
-impl Chat<'_> {
+impl<'a> Chat<'a> {
+    fn begin(args: &'a Args, source: &'a Source) -> Result<Self, Failure> {
+        let mut answerer = Answerer::open(args, source)?;
+        let mut messages = Vec::new();
+        let mut kept = None;
+        if let Some(name) = &args.session {
+            let sessions = conversations()?;
+            let session = match &args.from {
+                Some(from) => sessions.fork(from, name, now_s())?,
+                None => match sessions.load(name)? {
+                    Some(session) => session,
+                    None => ChatSession::new(name, answerer.model_name(), now_s())?,
+                },
+            };
+            if session.model != answerer.model_name() {
+                remark("[this conversation was held with another model, which reads it anew]\n");
+            }
+            for message in &session.messages {
+                let message = serde_json::from_value(message.clone());
+                messages.push(message.map_err(|e| Failure::input(format!("conversation {name:?}: message: {e}")))?);
+            }
+            answerer.keep_blocks();
+            kept = Some((sessions, session));
+        }
+        if messages.is_empty() {
+            messages.extend(args.system.iter().map(Message::system));
+        } else if args.system.is_some() {
+            return Err(Failure::input("--system: the conversation has begun; expected none"));
+        }
+        Ok(Self { args, messages, answerer, kept })
+    }
+
     /// Turns until the person ends the input.
-    fn converse(&self, mut messages: Vec<Message>) -> Result<(), Failure> {
-        remark(&format!("{}; an empty line or Ctrl-D ends the conversation\n", self.source.path.display()));
+    fn converse(&mut self) -> Result<(), Failure> {
+        remark(&format!("{}; an empty line or Ctrl-D ends the conversation\n", self.args.model));
         let mut lines = std::io::stdin().lock().lines();
         loop {
             remark("> ");
@@ -142,182 +247,26 @@ impl Chat<'_> {
             if line.trim().is_empty() {
                 return Ok(());
             }
-            messages.push(Message::user(line));
-            let answer = self.answer(&messages)?;
-            messages.push(Message { reasoning_content: Some(answer.reasoning), ..Message::assistant(answer.content) });
+            self.turn(line)?;
         }
     }
 
-    /// The prompt's ids, and whether the answer begins inside the reasoning.
-    fn encode(&self, messages: &[Message]) -> Result<(Vec<u32>, bool), Failure> {
-        if !self.args.raw {
-            let extra = self.args.template_vars.iter().cloned().collect();
-            if let Some(encoded) = self.text.encode_chat(messages, extra)? {
-                return Ok(encoded);
-            }
-        }
-        let prompt: Vec<&str> = messages.iter().filter_map(|m| m.content.as_deref()).collect();
-        Ok((self.text.encode_raw(&prompt.join("\n"), &self.source.config)?, false))
-    }
-
-    fn sampling(&self) -> Result<Sampling, Failure> {
-        let own = |key: &str| self.text.generation[key].as_f64();
-        let args = self.args;
-        let sampling = Sampling {
-            temperature: args.temperature.or(own("temperature").map(|t| t as f32)).unwrap_or(0.6),
-            top_p: args.top_p.or(own("top_p").map(|p| p as f32)).unwrap_or(0.95),
-            top_k: args.top_k.or(own("top_k").map(|k| k as usize)).unwrap_or(0),
-            seed: args.seed,
-            ..Sampling::GREEDY
-        };
-        sampling.check(self.source.config.vocab_size)?;
-        Ok(sampling)
-    }
-
-    /// Tokens that the conversation may have in all, checked against model and memory.
-    fn context(&self, n_prompt: usize) -> Result<usize, Failure> {
-        let limit = self.source.config.max_position_embeddings;
-        let wanted = self.args.context.unwrap_or((n_prompt + self.args.max_tokens).min(limit));
-        if wanted > limit {
-            return Err(Failure::input(format!(
-                "--context: expected at most {limit}, this model's context, found {wanted}"
-            )));
-        }
-        if n_prompt >= wanted {
-            let message = format!("prompt: expected fewer than {wanted} tokens, the context, found {n_prompt}");
-            return Err(Failure::input(message));
-        }
-        let row_format = self.args.cache.row_format();
-        let needed = model::counts::cache_bytes_per_token(&self.source.config, row_format).own * wanted as u64;
-        let available = memory().available;
-        if needed > available {
-            let (needed, available) = (bytes(needed), bytes(available));
-            let message = format!("the cache of {wanted} tokens takes {needed}, {available} are free; lower --context");
-            return Err(Failure::input(message));
-        }
-        Ok(wanted)
-    }
-
-    /// Answers the conversation, printing as it goes.
-    fn answer(&self, messages: &[Message]) -> Result<Answer, Failure> {
-        let (ids, starts_in_reasoning) = self.encode(messages)?;
-        if ids.is_empty() {
-            return Err(Failure::input("prompt: expected text, found none"));
-        }
-        let n_context = self.context(ids.len())?;
-        let options =
-            SessionOptions { n_context, chunk: CHUNK, form: Form::Auto, row_format: self.args.cache.row_format() };
-        let mut session = Session::new(self.cpu, self.model, options)?;
-        let stop = Arc::new(StopStrings::new(&self.args.stop)?);
-        let mut stream = OutputStream::new(self.text.tokenizer.clone(), starts_in_reasoning, stop);
-        let mut answer = Answer { n_prompt: ids.len(), finish_reason: "length", ..Answer::default() };
-        let (sampling, ends) = (self.sampling()?, self.text.end_tokens(&self.source.config));
-        let mut sampler = Sampler::new(self.source.config.vocab_size);
-        let mut printer = Printer { quiet: self.args.json, in_reasoning: false };
-        let mut pending = read_ahead(&mut session, ids)?;
-        while session.tokens().len() + pending.len() < n_context && answer.n_completion < self.args.max_tokens {
-            let place = Place { sequence: 0, position: (session.tokens().len() + pending.len()) as u64 };
-            let logits = session.push(&pending)?;
-            let next = sampler.choose(logits, &sampling, &History::NONE, None, &[], place)?.token;
-            answer.n_completion += 1;
-            if ends.contains(&next) {
-                answer.finish_reason = "stop";
-                break;
-            }
-            printer.print(stream.push(next), &mut answer)?;
-            if stream.stopped() {
-                answer.finish_reason = "stop";
-                break;
-            }
-            pending = vec![next];
-        }
-        printer.print(stream.finish(), &mut answer)?;
+    /// One question and its answer.
+    fn turn(&mut self, prompt: String) -> Result<(), Failure> {
+        self.messages.push(Message::user(prompt));
+        let mut printer = Printer::new(self.args.json);
+        let answer = self.answerer.answer(&self.messages, &mut printer)?;
+        let reasoning_content = Some(answer.reasoning.clone()).filter(|reasoning| !reasoning.is_empty());
+        self.messages.push(Message { reasoning_content, ..Message::assistant(answer.content.clone()) });
         printer.end(&answer)?;
-        Ok(answer)
-    }
-}
-
-/// Reads all of a prompt but its last chunk, showing how far it is; returns that chunk.
-fn read_ahead(session: &mut Session<'_, Cpu>, mut ids: Vec<u32>) -> Result<Vec<u32>, Failure> {
-    let last = (ids.len() - 1) / CHUNK * CHUNK;
-    let bar = progress_bar(ids.len() as u64);
-    for chunk in ids[..last].chunks(CHUNK) {
-        session.push(chunk)?;
-        bar.inc(chunk.len() as u64);
-    }
-    bar.finish_and_clear();
-    Ok(ids.split_off(last))
-}
-
-/// Prints an answer's parts where they belong.
-struct Printer {
-    quiet: bool,
-    in_reasoning: bool,
-}
-
-impl Printer {
-    fn print(&mut self, deltas: Vec<Delta>, answer: &mut Answer) -> Result<(), Failure> {
-        for delta in deltas {
-            match delta {
-                Delta::Reasoning(text) => {
-                    answer.reasoning.push_str(&text);
-                    if !self.quiet {
-                        self.switch(true);
-                        remark(&text);
-                    }
-                }
-                Delta::Content(text) => {
-                    answer.content.push_str(&text);
-                    if !self.quiet {
-                        self.switch(false);
-                        print(&text)?;
-                    }
-                }
-            }
+        if let Some((sessions, session)) = &mut self.kept {
+            let value = |message: &Message| serde_json::to_value(message).unwrap_or_default();
+            session.messages = self.messages.iter().map(value).collect();
+            session.tokens = answer.tokens;
+            session.updated_s = now_s();
+            self.answerer.model_name().clone_into(&mut session.model);
+            sessions.save(session)?;
         }
         Ok(())
     }
-
-    /// Dims the reasoning in a terminal, and sets it off from the answer by a blank line.
-    fn switch(&mut self, to_reasoning: bool) {
-        if self.in_reasoning == to_reasoning {
-            return;
-        }
-        self.in_reasoning = to_reasoning;
-        let dims = std::io::stderr().is_terminal();
-        match (to_reasoning, dims) {
-            (true, true) => remark("\x1b[2m"),
-            (false, true) => remark("\x1b[0m\n\n"),
-            (true, false) => {}
-            (false, false) => remark("\n\n"),
-        }
-    }
-
-    fn end(&mut self, answer: &Answer) -> Result<(), Failure> {
-        if !self.quiet {
-            self.switch(false);
-            print("\n")?;
-            if answer.finish_reason == "length" {
-                remark("[the answer was cut: the token limit is reached]\n");
-            }
-            return Ok(());
-        }
-        let report = serde_json::json!({
-            "reasoning_content": answer.reasoning,
-            "content": answer.content,
-            "finish_reason": answer.finish_reason,
-            "usage": {
-                "prompt_tokens": answer.n_prompt,
-                "completion_tokens": answer.n_completion,
-                "total_tokens": answer.n_prompt + answer.n_completion,
-            },
-        });
-        print(&format!("{report}\n"))
-    }
-}
-
-/// Writes to stderr; nobody reading it is no failure.
-fn remark(text: &str) {
-    let mut err = std::io::stderr().lock();
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }

@@ -1,0 +1,300 @@
+//! One answer: a conversation's tokens to the engine, its events back to text.
+//!
+//! Owns the engine of a conversation, made for its first turn and kept for the next ones, so that only what is new is
+//! computed. Must not print.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cpu::Cpu;
+use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
+use engine::{
+    BLOCK_LEN, Engine, Event, FinishReason, Limits, ModelRunner, Reply, Request, Reuse, Runner, Sampling, Sink,
+    Thinking, Usage,
+};
+use indicatif::ProgressBar;
+use model::Model;
+use ops::Device;
+use text::{Delta, Message, OutputStream, StopStrings};
+
+use super::Args;
+use super::printer::{Printer, remark};
+use crate::device::cpu;
+use crate::failure::Failure;
+use crate::folders;
+use crate::memory::{bytes, memory};
+use crate::progress::progress_bar;
+use crate::source::{Source, Text};
+
+/// Longest conversation in the terminal where nothing else is asked for.
+const CONTEXT_DEFAULT: usize = 16_384;
+
+/// Most bytes on disk that blocks of conversations take; the least recently used give way.
+const STORE_BYTES: u64 = 16 << 30;
+
+/// Bytes on their way to the disk.
+const STORE_QUEUE_BYTES: usize = 256 << 20;
+
+/// An answer.
+pub(super) struct Answer {
+    pub(super) reasoning: String,
+    pub(super) content: String,
+    pub(super) reason: FinishReason,
+    /// Prompt and answer.
+    pub(super) tokens: Vec<u32>,
+    reuse: Reuse,
+    usage: Usage,
+}
+
+impl Answer {
+    /// In the shape of OpenAI's chat completions.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        let reason = match self.reason {
+            FinishReason::Length => "length",
+            FinishReason::Loop => "loop",
+            _ => "stop",
+        };
+        let usage = &self.usage;
+        serde_json::json!({
+            "reasoning_content": self.reasoning,
+            "content": self.content,
+            "finish_reason": reason,
+            "usage": {
+                "prompt_tokens": usage.n_prompt,
+                "completion_tokens": usage.n_completion,
+                "total_tokens": usage.n_prompt + usage.n_completion,
+                "prompt_tokens_details": {
+                    "cached_tokens": usage.n_cached,
+                    "restored_tokens": self.reuse.n_disk,
+                },
+            },
+        })
+    }
+}
+
+/// What the sink has heard since it was last asked.
+struct Heard {
+    stream: OutputStream,
+    deltas: Vec<Delta>,
+    tokens: Vec<u32>,
+    n_read: Option<(usize, usize)>,
+    reuse: Reuse,
+    end: Option<(FinishReason, Usage)>,
+}
+
+impl Heard {
+    fn hear(&mut self, event: &Event<'_>, end_tokens: &[u32]) -> Reply {
+        match *event {
+            Event::Started(reuse) => self.reuse = reuse,
+            Event::Read { n_read, n_prompt } => self.n_read = Some((n_read, n_prompt)),
+            Event::Token { token, .. } => {
+                self.tokens.push(token);
+                if !end_tokens.contains(&token) {
+                    self.deltas.extend(self.stream.push(token));
+                }
+                if self.stream.stopped() {
+                    return Reply::Stop;
+                }
+            }
+            Event::Finished { reason, usage, .. } => {
+                self.deltas.extend(self.stream.finish());
+                self.end = Some((reason, usage));
+            }
+        }
+        Reply::Continue
+    }
+}
+
+/// Answers a conversation, turn by turn.
+pub(super) struct Answerer<'a> {
+    args: &'a Args,
+    source: &'a Source,
+    text: Text,
+    cpu: Arc<Cpu>,
+    model: Arc<Model<Cpu>>,
+    /// Identity of the model, in hexadecimal digits.
+    name: String,
+    identity: [u8; 32],
+    keeps_blocks: bool,
+    engine: Option<Engine<ModelRunner<Cpu, Arc<Cpu>>>>,
+}
+
+impl<'a> Answerer<'a> {
+    pub(super) fn open(args: &'a Args, source: &'a Source) -> Result<Self, Failure> {
+        let text = source.text()?;
+        let cpu = Arc::new(cpu(None)?);
+        let model = Arc::new(model::load(&*cpu, source.config.clone(), source.weights()?)?);
+        let identity = model::identity(&source.config, source.weights()?);
+        let name = identity.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { args, source, text, cpu, model, name, identity, keeps_blocks: false, engine: None })
+    }
+
+    /// Which model it is.
+    pub(super) fn model_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Computed blocks are to outlive this process.
+    pub(super) fn keep_blocks(&mut self) {
+        self.keeps_blocks = true;
+    }
+
+    /// The prompt's ids, and whether the answer begins inside the reasoning.
+    fn encode(&self, messages: &[Message]) -> Result<(Vec<u32>, bool), Failure> {
+        if !self.args.raw {
+            let extra = self.args.template_vars.iter().cloned().collect();
+            if let Some(encoded) = self.text.encode_chat(messages, extra)? {
+                return Ok(encoded);
+            }
+        }
+        let prompt: Vec<&str> = messages.iter().filter_map(|m| m.content.as_deref()).collect();
+        Ok((self.text.encode_raw(&prompt.join("\n"), &self.source.config)?, false))
+    }
+
+    fn sampling(&self) -> Sampling {
+        let own = |key: &str| self.text.generation[key].as_f64();
+        let args = self.args;
+        Sampling {
+            temperature: args.temperature.or(own("temperature").map(|t| t as f32)).unwrap_or(0.6),
+            top_p: args.top_p.or(own("top_p").map(|p| p as f32)).unwrap_or(0.95),
+            top_k: args.top_k.or(own("top_k").map(|k| k as usize)).unwrap_or(0),
+            min_p: args.min_p.unwrap_or(0.0),
+            seed: args.seed,
+            ..Sampling::GREEDY
+        }
+    }
+
+    fn thinking(&self, starts_in_reasoning: bool) -> Result<Option<Thinking>, Failure> {
+        let Some(hard) = self.args.thinking_budget else { return Ok(None) };
+        let Some(budget) = self.text.thinking_budget(hard, hard + hard / 4)? else {
+            return Err(Failure::input("--thinking-budget: expected a model with <think> tokens, found none"));
+        };
+        Ok(Some(Thinking::new(budget, starts_in_reasoning).map_err(|e| Failure::input(e.to_string()))?))
+    }
+
+    /// Tokens that the conversation may have in all, checked against model and memory.
+    fn context(&self, n_prompt: usize) -> Result<usize, Failure> {
+        let limit = self.source.config.max_position_embeddings;
+        let row_format = self.args.cache.row_format();
+        let per_token = model::counts::cache_bytes_per_token(&self.source.config, row_format).own.max(1);
+        let available = memory().available;
+        let asked = n_prompt + self.args.max_tokens;
+        let goes_on = self.args.prompt.is_none() || self.keeps_blocks;
+        let fits = (available / 2 / per_token) as usize;
+        let default = if goes_on { asked.max(CONTEXT_DEFAULT.min(fits)) } else { asked };
+        let wanted = self.args.context.unwrap_or(default.min(limit));
+        if wanted > limit {
+            return Err(Failure::input(format!(
+                "--context: expected at most {limit}, this model's context, found {wanted}"
+            )));
+        }
+        if n_prompt >= wanted {
+            let message = format!("prompt: expected fewer than {wanted} tokens, the context, found {n_prompt}");
+            return Err(Failure::input(message));
+        }
+        let needed = per_token * wanted as u64;
+        if needed > available {
+            let (needed, available) = (bytes(needed), bytes(available));
+            let message = format!("the cache of {wanted} tokens takes {needed}, {available} are free; lower --context");
+            return Err(Failure::input(message));
+        }
+        Ok(wanted)
+    }
+
+    /// An engine for this one conversation.
+    fn engine(&self, n_prompt: usize) -> Result<Engine<ModelRunner<Cpu, Arc<Cpu>>>, Failure> {
+        let n_context = self.context(n_prompt)?;
+        let deterministic = self.args.deterministic;
+        let limits = Limits { deterministic, ..Limits::new(n_context, 1, n_context, self.args.cache.row_format()) };
+        let runner = ModelRunner::new(self.cpu.clone(), self.model.clone(), &limits)?;
+        let spec = model::cache_spec(&self.source.config, limits.n_blocks, BLOCK_LEN, limits.row_format);
+        let arithmetic = format!("{} {:?} {deterministic}", self.cpu.level().name(), self.cpu.activations());
+        let fingerprint = Fingerprint::new(&self.identity, &spec, runner.has_mtp(), &arithmetic);
+        let store = if self.keeps_blocks { self.store(fingerprint, runner.block_bytes()) } else { None };
+        Ok(Engine::new(runner, limits, BlockKey::root(&fingerprint), store)?)
+    }
+
+    /// The store of blocks; without one a conversation goes on all the same.
+    fn store(&self, fingerprint: Fingerprint, payload_bytes: usize) -> Option<Store> {
+        let options = StoreOptions {
+            fingerprint,
+            block_len: BLOCK_LEN,
+            payload_bytes,
+            budget_bytes: STORE_BYTES,
+            queue_bytes: STORE_QUEUE_BYTES,
+        };
+        let store = folders::cache().map_err(|e| e.to_string());
+        let store = store.and_then(|path| Store::open(path.join("blocks"), options).map_err(|e| e.to_string()));
+        store.map_err(|e| remark(&format!("[what is computed is not kept: {e}]\n"))).ok()
+    }
+
+    /// Answers the conversation; `printer` gets the parts as they come.
+    pub(super) fn answer(&mut self, messages: &[Message], printer: &mut Printer) -> Result<Answer, Failure> {
+        let (prompt, starts_in_reasoning) = self.encode(messages)?;
+        if prompt.is_empty() {
+            return Err(Failure::input("prompt: expected text, found none"));
+        }
+        let thinking = self.thinking(starts_in_reasoning)?;
+        let stop = Arc::new(StopStrings::new(&self.args.stop)?);
+        let stream = OutputStream::new(self.text.tokenizer.clone(), starts_in_reasoning, stop);
+        let heard = Arc::new(Mutex::new(Heard {
+            stream,
+            deltas: Vec::new(),
+            tokens: prompt.clone(),
+            n_read: None,
+            reuse: Reuse::default(),
+            end: None,
+        }));
+        let end_tokens: Arc<[u32]> = self.text.end_tokens(&self.source.config).into();
+        let sink: Sink = {
+            let (heard, end_tokens) = (heard.clone(), end_tokens.clone());
+            Box::new(move |event| heard.lock().unwrap_or_else(PoisonError::into_inner).hear(&event, &end_tokens))
+        };
+        let request = Request {
+            max_tokens: self.args.max_tokens,
+            end_tokens,
+            sampling: self.sampling(),
+            n: 1,
+            thinking,
+            mask: None,
+            stops_loops: true,
+            speculates: true,
+            owner: 0,
+            sink,
+            prompt,
+        };
+        let mut engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => self.engine(request.prompt.len())?,
+        };
+        engine.submit(request).map_err(|e| Failure::input(e.to_string()))?;
+        let answer = finish(&mut engine, &heard, printer);
+        self.engine = Some(engine);
+        answer
+    }
+}
+
+/// Steps until the one request has its answer.
+fn finish<R: Runner>(engine: &mut Engine<R>, heard: &Mutex<Heard>, printer: &mut Printer) -> Result<Answer, Failure> {
+    let (mut reasoning, mut content) = (String::new(), String::new());
+    let mut bar: Option<ProgressBar> = None;
+    loop {
+        engine.step()?;
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((n_read, n_prompt)) = heard.n_read.take() {
+            bar.get_or_insert_with(|| progress_bar(n_prompt as u64)).set_position(n_read as u64);
+        }
+        for delta in heard.deltas.drain(..) {
+            bar.take().iter().for_each(ProgressBar::finish_and_clear);
+            match &delta {
+                Delta::Reasoning(text) => reasoning.push_str(text),
+                Delta::Content(text) => content.push_str(text),
+            }
+            printer.print(&delta)?;
+        }
+        if let Some((reason, usage)) = heard.end {
+            bar.iter().for_each(ProgressBar::finish_and_clear);
+            let (tokens, reuse) = (std::mem::take(&mut heard.tokens), heard.reuse);
+            return Ok(Answer { reasoning, content, reason, tokens, reuse, usage });
+        }
+    }
+}
