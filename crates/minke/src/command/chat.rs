@@ -261,14 +261,21 @@ impl Printer {
                         remark(&text);
                     }
                 }
-                Delta::Content(text) => {
-                    answer.content.push_str(&text);
-                    if !self.quiet {
-                        self.switch(false);
-                        print(&text)?;
-                    }
-                }
+                Delta::Content(text) => self.content(&text, answer)?,
+                // This command offers no tools; a caller that did would see the calls as text.
+                Delta::ToolCallStart { name, .. } => self.content(&format!("\n[{name} "), answer)?,
+                Delta::ToolCallArguments { fragment, .. } => self.content(&fragment, answer)?,
+                Delta::ToolCallEnd { complete, .. } => self.content(if complete { "]\n" } else { " …]\n" }, answer)?,
             }
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, text: &str, answer: &mut Answer) -> Result<(), Failure> {
+        answer.content.push_str(text);
+        if !self.quiet {
+            self.switch(false);
+            print(text)?;
         }
         Ok(())
     }
