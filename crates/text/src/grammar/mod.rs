@@ -10,6 +10,7 @@
 //!   calls the markers of the model's own format; whatever a client's Lark grammar names.
 
 mod armed;
+mod pattern;
 mod schema;
 mod session;
 mod tools;

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{GrammarError, limit};
+use super::{GrammarError, limit, pattern};
 use crate::error::excerpt;
 
 /// Most bytes of text, most values and deepest nesting of a schema.
@@ -195,6 +195,7 @@ impl Walk {
                 self.schema(schema, &below(&path, name))?;
             }
         }
+        translate_names(map, path)?;
         applicators_last(map);
         Ok(())
     }
@@ -230,6 +231,17 @@ impl Walk {
             let problem = "additionalItems has no meaning beside prefixItems; use items".into();
             return Err(refuse(&below(path, "additionalItems"), problem));
         }
+        canonical_draft(map);
+        if let Some(text) = map.get("pattern").and_then(Value::as_str) {
+            let translated =
+                pattern::translate(text).map_err(|problem| bad_pattern(&below(path, "pattern"), text, &problem))?;
+            map.insert("pattern".into(), translated.into());
+        }
+        for key in ["const", "enum"] {
+            if map.get(key).is_some_and(has_unwritable) {
+                return Err(refuse(&below(path, key), "a control character, which the output cannot hold".into()));
+            }
+        }
         for key in ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"] {
             if let Some(number) = map.get(key).and_then(inexact) {
                 let problem = format!("{number} is beyond the integers that are exact here (up to 2^53)");
@@ -240,6 +252,7 @@ impl Walk {
             self.count(map, key, path)?;
         }
         self.min_properties(map, path)?;
+        bound_numbers(map);
         match map.get("$ref") {
             None => Ok(()),
             Some(Value::String(target)) => self.reference(target, path),
@@ -304,6 +317,72 @@ fn applicators_last(map: &mut Map<String, Value>) {
     let (last, first): (Vec<_>, Vec<_>) =
         std::mem::take(map).into_iter().partition(|(key, _)| APPLICATORS.contains(&key.as_str()));
     map.extend(first.into_iter().chain(last));
+}
+
+/// The patterns of `patternProperties`.
+fn translate_names(map: &mut Map<String, Value>, path: &str) -> Result<(), GrammarError> {
+    let Some(patterns) = map.get_mut("patternProperties").and_then(Value::as_object_mut) else { return Ok(()) };
+    let path = below(path, "patternProperties");
+    for (name, schema) in std::mem::take(patterns) {
+        let translated =
+            pattern::translate(&name).map_err(|problem| bad_pattern(&below(&path, &name), &name, &problem))?;
+        patterns.insert(translated, schema);
+    }
+    Ok(())
+}
+
+fn bad_pattern(path: &str, pattern: &str, problem: &str) -> GrammarError {
+    refuse(path, format!("the pattern {:?} has {problem}", excerpt(pattern)))
+}
+
+/// Numbers get bounds, so that whoever reads the output can hold them exactly and a text of digits ends.
+fn bound_numbers(map: &mut Map<String, Value>) {
+    const KEYS: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+    let is_numeric = |kind: &Value| kind == "number" || kind == "integer";
+    let names_number = match map.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(is_numeric),
+        Some(kind) => is_numeric(kind),
+        None => KEYS.iter().any(|key| map.contains_key(*key)),
+    };
+    if !names_number {
+        return;
+    }
+    // Beside `true`, which drafts up to 4 have, the bound itself is there.
+    for (key, exclusive, bound) in
+        [("minimum", "exclusiveMinimum", -MAX_EXACT), ("maximum", "exclusiveMaximum", MAX_EXACT)]
+    {
+        let has_bound = map.contains_key(key) || map.get(exclusive).is_some_and(Value::is_number);
+        if !has_bound && !map.contains_key(exclusive) {
+            map.insert(key.into(), (bound as i64).into());
+        }
+    }
+}
+
+/// Names the draft as the library knows it. Where it knows none, the newest applies.
+fn canonical_draft(map: &mut Map<String, Value>) {
+    const DRAFTS: [(&str, &str); 5] = [
+        ("draft-04", "http://json-schema.org/draft-04/schema#"),
+        ("draft-06", "http://json-schema.org/draft-06/schema#"),
+        ("draft-07", "http://json-schema.org/draft-07/schema#"),
+        ("draft/2019-09", "https://json-schema.org/draft/2019-09/schema"),
+        ("draft/2020-12", "https://json-schema.org/draft/2020-12/schema"),
+    ];
+    let Some(Value::String(name)) = map.get_mut("$schema") else { return };
+    match DRAFTS.iter().find(|(part, _)| name.contains(part)) {
+        Some((_, canonical)) => *name = (*canonical).to_owned(),
+        None => drop(map.shift_remove("$schema")),
+    }
+}
+
+/// Whether a string or a key in `value` has a character that the output cannot hold.
+fn has_unwritable(value: &Value) -> bool {
+    let is_bad = |text: &str| text.chars().any(pattern::is_unwritable);
+    match value {
+        Value::String(text) => is_bad(text),
+        Value::Array(items) => items.iter().any(has_unwritable),
+        Value::Object(map) => map.iter().any(|(key, value)| is_bad(key) || has_unwritable(value)),
+        _ => false,
+    }
 }
 
 /// The first number in `value` that is not exact in an f64, as text.

@@ -111,7 +111,8 @@ impl Grammar {
         self.matcher.is_accepting().map_err(|error| stuck(&error))
     }
 
-    /// Whether nothing but the end may follow.
+    /// Whether nothing but the end may follow, as far as is known without a mask: where a count or a bound leaves no
+    /// further token, only [`Self::allowed`] finds that out.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let reason = self.matcher.stop_reason();
