@@ -202,8 +202,8 @@ fn nested(depth: usize) -> Value {
 /// Each of these is refused, or compiled and walked, in bounded time and memory and without a panic.
 #[test]
 fn hostile_specifications_are_survived() {
-    let chain: Value = (0..8_000)
-        .map(|n| (format!("d{n}"), json!({"items": {"$ref": format!("#/$defs/d{}", n + 1)}})))
+    let chain: Value = (0..8_001)
+        .map(|n| (format!("d{n}"), json!({"items": {"$ref": format!("#/$defs/d{}", (n + 1) % 8_001)}})))
         .collect::<serde_json::Map<_, _>>()
         .into();
     let wide: Value = (0..3_000)
@@ -220,6 +220,8 @@ fn hostile_specifications_are_survived() {
         json!({"enum": texts}),
         json!({"allOf": [{"enum": texts}, {"enum": texts}]}),
         json!({"allOf": patterns}),
+        json!({"allOf": [{"pattern": "(a|b)*a(a|b){40}$"}, {"pattern": "^(a|b)*b(a|b){41}$"}]}),
+        json!({"pattern": "^(a|b)*a(a|b){40}$", "maxLength": 900, "format": "email"}),
         json!({"type": "string", "pattern": "(a|b)*a(a|b){40}c"}),
         json!({"type": "string", "pattern": "((a{0,100}){0,100}){0,100}b"}),
         json!({"type": "string", "pattern": format!("{}a{}", "(".repeat(5_000), ")*".repeat(5_000))}),
@@ -417,8 +419,60 @@ fn forced_calls_are_calls() {
                     }
                     assert!(n_calls == 1 || parallel && n_calls > 1, "{format:?} {text}");
                 }
-                assert!(n_finished > 0, "{format:?}");
+                // Chance hardly ever spells the end of a DSML text.
+                assert!(n_finished > 0 || format_is_dsml(format), "{format:?}");
             }
+        }
+    }
+}
+
+fn format_is_dsml(format: ToolFormat) -> bool {
+    matches!(format, ToolFormat::DsmlFunctionCalls | ToolFormat::DsmlToolCalls | ToolFormat::DsmlCalls)
+}
+
+/// What models write in each format is what the grammar lets them write.
+#[test]
+fn forced_calls_are_in_the_models_own_words() {
+    let arguments = r#"{"city":"Köln","unit":"C","days":3}"#;
+    let dsml = |block: &str, space: &str| {
+        format!(
+            "\n\n<｜DSML｜{block}>\n<｜DSML｜{space}invoke name=\"get_weather\">\n<｜DSML｜{space}parameter name=\"city\" string=\"true\">Köln < 3\n</｜DSML｜{space}parameter>\n<｜DSML｜{space}parameter name=\"unit\" string=\"false\">\"C\"</｜DSML｜{space}parameter>\n<｜DSML｜{space}parameter name=\"days\" string=\"false\">3</｜DSML｜{space}parameter>\n</｜DSML｜{space}invoke>\n</｜DSML｜{block}>"
+        )
+    };
+    for (format, text) in [
+        (
+            ToolFormat::DeepSeekFenced,
+            format!(
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{arguments}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            ),
+        ),
+        (
+            ToolFormat::DeepSeek,
+            format!(
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{{}}<｜tool▁call▁end｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            ),
+        ),
+        (
+            ToolFormat::Hermes,
+            format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {arguments}}}\n</tool_call>"),
+        ),
+        (ToolFormat::Llama, format!("{{\"name\": \"get_weather\", \"parameters\": {arguments}}}")),
+        (ToolFormat::DsmlFunctionCalls, dsml("function_calls", "")),
+        (ToolFormat::DsmlToolCalls, dsml("tool_calls", "")),
+        (ToolFormat::DsmlCalls, dsml(" calls", " ")),
+    ] {
+        for model in [&*TINY, &*BYTES] {
+            let spec = GrammarSpec::ToolCalls { format, tools: tools(), choice: ToolChoice::Required, parallel: true };
+            let grammar = model.factory.compile(&spec).unwrap();
+            let accepts = |text: &str| {
+                let mut grammar = grammar.clone();
+                let ids = model.tokenizer.encode(text).unwrap();
+                ids.iter().all(|&id| grammar.accept(id).is_ok()) && grammar.may_end().unwrap()
+            };
+            assert!(accepts(&text), "{format:?} {text}");
+            assert!(!accepts(&text.replace("get_weather", "get_whether")), "{format:?}");
+            assert!(!accepts(&text.replace('3', "30").replace("< 30", "< 3")), "{format:?}");
+            assert!(!accepts(&format!("Hello {text}")), "{format:?}");
         }
     }
 }

@@ -10,6 +10,7 @@
 //!   calls the markers of the model's own format; whatever a client's Lark grammar names.
 
 mod armed;
+mod conjunction;
 mod pattern;
 mod schema;
 mod session;
@@ -135,17 +136,27 @@ impl GrammarFactory {
     /// Compiles on a thread of its own: the library recurses, and a panic there must not end more than the request.
     fn build(&self, grammar: TopLevelGrammar, stack: usize, markers: &[u32]) -> Result<Grammar, GrammarError> {
         let failed = |problem: String| GrammarError::Compile(problem);
-        let work = || self.factory.create_parser(grammar).map_err(|error| failed(first_line(&format!("{error:#}"))));
-        let parser = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES + stack);
-            let thread = thread.spawn_scoped(scope, work).map_err(|error| failed(format!("no thread: {error}")))?;
-            thread.join().unwrap_or_else(|_| Err(failed("the compiler panicked".into())))
+        let parser = with_stack(stack, || {
+            self.factory.create_parser(grammar).map_err(|error| failed(first_line(&format!("{error:#}"))))
         })?;
         let mut matcher = Matcher::new(Ok(parser));
         // A grammar that no text follows would otherwise show up only in the middle of generation.
         matcher.compute_mask_or_eos().map_err(|error| failed(first_line(&error.to_string())))?;
         Ok(Grammar::new(matcher, Arc::clone(&self.vocabulary), markers))
     }
+}
+
+/// Runs `work` on a thread with so much stack beyond the base.
+///
+/// # Errors
+/// The system has no room for the stack, or the work panicked.
+fn with_stack<T: Send>(stack: usize, work: impl FnOnce() -> Result<T, GrammarError> + Send) -> Result<T, GrammarError> {
+    let failed = |problem: String| GrammarError::Compile(problem);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES + stack);
+        let thread = thread.spawn_scoped(scope, work).map_err(|error| failed(format!("no thread: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(failed("the compiler panicked".into())))
+    })
 }
 
 /// The library's limits. Steps are counted, not timed: about 14 lexer steps or 20 items take a microsecond, so a mask

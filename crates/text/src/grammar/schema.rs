@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{GrammarError, limit, pattern};
+use super::{GrammarError, STACK_BYTES_PER_NODE, conjunction, limit, pattern, with_stack};
 use crate::error::excerpt;
 
 /// Most bytes of text, most values and deepest nesting of a schema.
@@ -18,11 +18,13 @@ const MAX_VALUES: usize = 50_000;
 const MAX_DEPTH: usize = 64;
 /// Most alternatives in one `allOf`, each of which is intersected with the rest by recursion.
 const MAX_ALL_OF: usize = 100;
+/// Most patterns and formats that may have to hold at once.
+const MAX_PATTERNS: usize = 4;
 /// Largest minimum: so much text must be written. And the largest maximum that is counted: no text is longer.
 const MAX_LENGTH: u64 = 10_000;
 const MAX_MAXIMUM: u64 = 1 << 30;
 /// Integers beyond this are not exact in the library's arithmetic.
-const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
 
 /// Keywords that assert something the library cannot enforce.
 const UNSUPPORTED: [&str; 18] = [
@@ -112,6 +114,8 @@ pub(super) fn check(schema: &Value) -> Result<Checked, GrammarError> {
         };
         walk.schema(target, &path)?;
     }
+    let n_patterns = with_stack(STACK_BYTES_PER_NODE * n_nodes, || Ok(conjunction::bound(&schema)))?;
+    limit("patterns and formats that one string must match at once", n_patterns, MAX_PATTERNS)?;
     Ok(Checked { schema, n_nodes, notes: walk.notes })
 }
 
@@ -264,7 +268,7 @@ impl Walk {
     fn count(&self, map: &mut Map<String, Value>, key: &str, path: &str) -> Result<(), GrammarError> {
         let Some(value) = map.get_mut(key) else { return Ok(()) };
         let count = value.as_u64().or_else(|| {
-            let float = value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..MAX_EXACT).contains(float));
+            let float = value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=MAX_EXACT).contains(float));
             float.map(|float| float as u64)
         });
         let Some(count) = count else {
@@ -410,7 +414,7 @@ fn shown(value: &Value) -> String {
     excerpt(&value.to_string())
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

@@ -76,7 +76,11 @@ pub(crate) fn walk(
             Some(&first) => first,
             None => draw(&allowed, tokenizer, end, random),
         };
-        grammar.accept(token).unwrap();
+        match grammar.accept(token) {
+            Ok(()) => {}
+            Err(error @ GrammarError::Stuck(_)) => return Outcome::Stuck(error),
+            Err(error) => panic!("{error}"),
+        }
         if token == end {
             assert!(grammar.is_complete() && grammar.accept(end).is_err());
             return Outcome::Finished(text);
