@@ -195,6 +195,10 @@ fn clients_cannot_set_the_librarys_options() {
     assert!(TINY.accepts(&grammar, "{ }"));
 }
 
+fn ands(n: usize) -> String {
+    (0..=n).map(|n| format!("/(.|\\n)*a{{{n},}}b(.|\\n)*/")).collect::<Vec<_>>().join(" & ")
+}
+
 fn nested(depth: usize) -> Value {
     (0..depth).fold(json!({}), |inner, _| json!({ "items": inner }))
 }
@@ -256,6 +260,8 @@ fn hostile_specifications_are_survived() {
         GrammarSpec::Lark("start: \"a\"~1000000000".into()),
         GrammarSpec::Lark("start: a{1000000}\na: b{1000000}\nb: \"x\"?".into()),
         GrammarSpec::Lark("start: %json {\"$ref\": \"http://localhost:1/x\"}".into()),
+        GrammarSpec::Lark(format!("start: T\nT: {}", ands(8))),
+        GrammarSpec::Lark(format!("start: T\nT: {}", ands(90))),
         GrammarSpec::Lark("%import common.NOTHING\nstart: NOTHING".into()),
     ];
     for spec in others {

@@ -37,6 +37,8 @@ use vocabulary::Vocabulary;
 /// Most bytes of a regular expression or a Lark grammar, and how deep its brackets may nest.
 const MAX_SOURCE_BYTES: usize = 64 * 1024;
 const MAX_SOURCE_DEPTH: usize = 64;
+/// Most `&` in a Lark grammar: it intersects terminals, which may take time exponential in their number.
+const MAX_LARK_ANDS: usize = 8;
 /// Stack for the library's compiler, which follows references and nesting by recursion: a base, and some for each
 /// subschema or byte of source. Only the pages that are touched exist.
 const STACK_BYTES: usize = 16 << 20;
@@ -121,6 +123,7 @@ impl GrammarFactory {
             }
             GrammarSpec::Lark(source) => {
                 check_source("Lark grammar", source)?;
+                limit("& in a Lark grammar", source.matches('&').count(), MAX_LARK_ANDS)?;
                 let grammar = TopLevelGrammar::from_lark(source.clone());
                 self.build(grammar, STACK_BYTES_PER_SOURCE_BYTE * source.len(), &[])
             }
