@@ -62,18 +62,23 @@ fn content(text: &str) -> Vec<Delta> {
 
 /// `(format, text, events)`.
 fn cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
-    use ToolFormat::{DeepSeek, DeepSeekFenced, DsmlCalls, DsmlFunctionCalls, DsmlToolCalls, Hermes, Llama};
-    let args = r#"{"city": "Köln 漢", "n": [1, {"a": null}]}"#;
+    [marker_cases(), json_cases(), dsml_cases()].concat()
+}
+
+const ARGS: &str = r#"{"city": "Köln 漢", "n": [1, {"a": null}]}"#;
+
+fn marker_cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
+    use ToolFormat::{DeepSeek, DeepSeekFenced};
     vec![
         (
             DeepSeekFenced,
             "Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Köln 漢\", \"n\": [1, {\"a\": null}]}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-            [content("Let me see."), call(0, "get_weather", args), call(1, "now", "{}")].concat(),
+            [content("Let me see."), call(0, "get_weather", ARGS), call(1, "now", "{}")].concat(),
         ),
         (
             DeepSeek,
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{\"city\": \"Köln 漢\", \"n\": [1, {\"a\": null}]}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-            [call(0, "get_weather", args), call(1, "now", "{}")].concat(),
+            [call(0, "get_weather", ARGS), call(1, "now", "{}")].concat(),
         ),
         // Either style is read whatever the template says, and a missing block or closing markers are no harm.
         (
@@ -97,10 +102,16 @@ fn cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
             "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>x",
             content("<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>x"),
         ),
+    ]
+}
+
+fn json_cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
+    use ToolFormat::{Hermes, Llama};
+    vec![
         (
             Hermes,
             "Sure.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Köln 漢\", \"n\": [1, {\"a\": null}]}}\n</tool_call>\n<tool_call>\n{\"arguments\": {}, \"name\": \"now\"}\n</tool_call>",
-            [content("Sure."), call(0, "get_weather", args), call(1, "now", "{}")].concat(),
+            [content("Sure."), call(0, "get_weather", ARGS), call(1, "now", "{}")].concat(),
         ),
         (
             Hermes,
@@ -116,7 +127,7 @@ fn cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
         (
             Llama,
             " {\"name\": \"get_weather\", \"parameters\": {\"city\": \"Köln 漢\", \"n\": [1, {\"a\": null}]}}",
-            call(0, "get_weather", args),
+            call(0, "get_weather", ARGS),
         ),
         (
             Llama,
@@ -125,6 +136,12 @@ fn cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
         ),
         (Llama, "{\"name\": \"Ada\", \"born\": 1815}", content("{\"name\": \"Ada\", \"born\": 1815}")),
         (Llama, "See {\"name\": \"f\", \"parameters\": {}}", content("See {\"name\": \"f\", \"parameters\": {}}")),
+    ]
+}
+
+fn dsml_cases() -> Vec<(ToolFormat, &'static str, Vec<Delta>)> {
+    use ToolFormat::{DsmlCalls, DsmlFunctionCalls, DsmlToolCalls};
+    vec![
         (
             DsmlFunctionCalls,
             "Ok\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Köln \"漢\"\n</｜DSML｜parameter>\n<｜DSML｜parameter name=\"n\" string=\"false\">[1, {\"a\": null}]</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
