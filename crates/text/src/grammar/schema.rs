@@ -25,6 +25,8 @@ const MAX_LENGTH: u64 = 10_000;
 const MAX_MAXIMUM: u64 = 1 << 30;
 /// Integers beyond this are not exact in the library's arithmetic.
 const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
+/// The same with three digits after the point.
+const MAX_FRACTION: f64 = 1e12;
 
 /// Keywords that assert something the library cannot enforce.
 const UNSUPPORTED: [&str; 18] = [
@@ -351,10 +353,11 @@ fn bound_numbers(map: &mut Map<String, Value>) {
     if !names_number {
         return;
     }
+    // Multiples of a fraction must be exact in their last digit.
+    let is_fraction = map.get("multipleOf").and_then(Value::as_f64).is_some_and(|step| step.fract() != 0.0);
+    let most = if is_fraction { MAX_FRACTION } else { MAX_EXACT };
     // Beside `true`, which drafts up to 4 have, the bound itself is there.
-    for (key, exclusive, bound) in
-        [("minimum", "exclusiveMinimum", -MAX_EXACT), ("maximum", "exclusiveMaximum", MAX_EXACT)]
-    {
+    for (key, exclusive, bound) in [("minimum", "exclusiveMinimum", -most), ("maximum", "exclusiveMaximum", most)] {
         let has_bound = map.contains_key(key) || map.get(exclusive).is_some_and(Value::is_number);
         if !has_bound && !map.contains_key(exclusive) {
             map.insert(key.into(), (bound as i64).into());
