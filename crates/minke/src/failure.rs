@@ -45,7 +45,14 @@ macro_rules! input_errors {
         }
     )*};
 }
-input_errors!(checkpoint::Error, model::ConfigError, engine::SamplingError, text::TokenizerError, text::TemplateError);
+input_errors!(
+    checkpoint::Error,
+    model::ConfigError,
+    engine::SamplingError,
+    text::TokenizerError,
+    text::TemplateError,
+    text::GrammarError
+);
 
 impl From<model::LoadError> for Failure {
     fn from(error: model::LoadError) -> Self {

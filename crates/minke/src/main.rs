@@ -8,6 +8,7 @@ mod command;
 mod device;
 mod failure;
 mod folders;
+mod grammar;
 mod memory;
 mod progress;
 mod source;

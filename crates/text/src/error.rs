@@ -1,4 +1,4 @@
-//! What can go wrong with a tokenizer or a template. Owns the error types only; every message says what was
+//! What can go wrong with a tokenizer, a template or a grammar. Owns the error types only; every message says what was
 //! expected, what was found, and where. Must not hold user text beyond a short excerpt.
 
 /// A tokenizer that cannot be loaded, or text and ids it cannot convert.
@@ -114,6 +114,48 @@ pub enum TemplateError {
     /// The messages use so many private-use characters that none is left to mark special tokens with.
     #[error("the messages use up the private-use characters (U+F0000 to U+10FFFD); remove some")]
     NoSentinel,
+}
+
+/// A grammar that cannot be compiled, or output that does not follow it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrammarError {
+    /// A JSON schema asks for something that cannot be enforced.
+    #[error("JSON schema, at {path}: {problem}")]
+    Schema {
+        /// Where, as a JSON pointer that starts with `#`.
+        path: String,
+        /// What is not supported there, and what to do.
+        problem: String,
+    },
+    /// A size is over its limit.
+    #[error("{field}: {found} is over the limit of {limit}")]
+    TooLarge {
+        /// What was counted.
+        field: &'static str,
+        /// The count.
+        found: usize,
+        /// The most that is accepted.
+        limit: usize,
+    },
+    /// The grammar library refused the grammar.
+    #[error("the grammar cannot be compiled: {0}")]
+    Compile(String),
+    /// A tool that no call can be forced to, or none of the name that was asked for.
+    #[error("tools: {0}")]
+    Tools(String),
+    /// The vocabulary is not one that grammars can work on.
+    #[error("vocabulary: {0}")]
+    Vocabulary(String),
+    /// A token came that the grammar does not allow here.
+    #[error("the grammar does not allow token {token} here")]
+    NotAllowed {
+        /// Its id.
+        token: u32,
+    },
+    /// The text so far leaves no token, or more work than the limits allow.
+    #[error("the grammar cannot go on: {0}")]
+    Stuck(String),
 }
 
 /// At most 60 characters of `text`, for an error message.

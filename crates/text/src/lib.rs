@@ -9,11 +9,15 @@
 //! only from the template's own source text; see [`template`] for how.
 
 pub mod error;
+pub mod grammar;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;
 
-pub use error::{TemplateError, TokenizerError};
-pub use stream::{Delta, Detokenizer, OutputStream, ReasoningParser, StopMatcher, StopStrings, ThinkTokens};
+pub use error::{GrammarError, TemplateError, TokenizerError};
+pub use grammar::{ArmedGrammar, Grammar, GrammarFactory, GrammarSpec, Tool, ToolChoice};
+pub use stream::{
+    Delta, Detokenizer, OutputStream, ReasoningParser, StopMatcher, StopStrings, ThinkTokens, ToolFormat, ToolParser,
+};
 pub use template::{ChatTemplate, Message, RenderOptions, Rendered, RenderedPiece, Role};
 pub use tokenizer::{GgufVocab, Tokenizer, TokenizerConfig};

@@ -54,6 +54,14 @@ proptest! {
     }
 
     #[test]
+    fn tool_calls(format: u8, cut: u8, damage in damage()) {
+        const CALLS: &str = "Ok\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"é\"]}}\n</tool_call><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": {}}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">b</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
+        let mut bytes = damaged(CALLS.as_bytes().to_vec(), &damage);
+        bytes.splice(0..0, [format, cut]);
+        exercise::tool_calls(&bytes);
+    }
+
+    #[test]
     fn vocabularies(damage in damage(), choice: u8) {
         let mut bytes = damaged(VOCABULARY.as_bytes().to_vec(), &damage);
         bytes.insert(0, choice);

@@ -59,6 +59,7 @@ fn joined(deltas: Vec<Delta>) -> (String, String) {
                 reasoning += &text;
             }
             Delta::Content(text) => content += &text,
+            call => panic!("{call:?}: no tools are offered"),
         }
     }
     (reasoning, content)

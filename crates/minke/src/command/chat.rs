@@ -7,6 +7,7 @@ mod answer;
 mod printer;
 
 use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -63,6 +64,15 @@ pub(crate) struct Args {
     /// Tokens after which the reasoning is brought to its end: at the next line's end, and at a quarter more at once.
     #[arg(long, value_name = "N")]
     thinking_budget: Option<usize>,
+    /// Hold the answer, not its reasoning, to the JSON schema in this file.
+    #[arg(long, value_name = "FILE", group = "grammars")]
+    schema: Option<PathBuf>,
+    /// Hold the answer to this regular expression.
+    #[arg(long, value_name = "PATTERN", group = "grammars")]
+    regex: Option<String>,
+    /// Hold the answer to the Lark grammar in this file.
+    #[arg(long, value_name = "FILE", group = "grammars")]
+    lark: Option<PathBuf>,
     /// Longest conversation, in tokens [default: what is asked for; for conversations up to 16,384; within the model's
     /// context and half of the free memory].
     #[arg(long, value_name = "N")]

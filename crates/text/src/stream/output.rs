@@ -1,19 +1,24 @@
-//! A model's whole output stream: ids in, reasoning and content out, cut at stop strings. Owns the order of the
-//! machines. Must not know sampling or wire formats.
+//! A model's whole output stream: ids in; reasoning, content and tool calls out, cut at stop strings. Owns the order
+//! of the machines. Must not know sampling or wire formats.
 
 use std::sync::Arc;
 
-use super::{Delta, Detokenizer, ReasoningParser, StopMatcher, StopStrings, ThinkTokens};
+use super::{Delta, Detokenizer, ReasoningParser, StopMatcher, StopStrings, ThinkTokens, ToolFormat, ToolParser};
 use crate::tokenizer::Tokenizer;
 
 /// Turns sampled ids into what a client sees.
 ///
-/// Stop strings apply to the content alone: a blank line as a stop string is not meant to end the model's thinking.
+/// Stop strings apply to the content alone: a blank line as a stop string is not meant to end the model's thinking, nor
+/// to cut a tool call's arguments.
 #[derive(Debug, Clone)]
 pub struct OutputStream {
     detokenizer: Detokenizer,
     think: Option<ThinkTokens>,
     reasoning: ReasoningParser,
+    tools: Option<ToolParser>,
+    /// Tokens that belong to a tool call's markup: kept, special or not.
+    markers: Vec<u32>,
+    tokenizer: Arc<Tokenizer>,
     stop: StopMatcher,
 }
 
@@ -24,11 +29,22 @@ impl OutputStream {
     pub fn new(tokenizer: Arc<Tokenizer>, starts_in_reasoning: bool, stop: Arc<StopStrings>) -> Self {
         let think = ThinkTokens::of(&tokenizer);
         Self {
-            detokenizer: Detokenizer::new(tokenizer, true),
+            detokenizer: Detokenizer::new(Arc::clone(&tokenizer), true),
             think,
             reasoning: ReasoningParser::new(starts_in_reasoning, think.is_none()),
+            tools: None,
+            markers: Vec::new(),
+            tokenizer,
             stop: StopMatcher::new(stop),
         }
+    }
+
+    /// Finds tool calls in the content. For requests that offer tools: in others such text is only text.
+    #[must_use]
+    pub fn with_tools(mut self, format: ToolFormat) -> Self {
+        self.tools = Some(ToolParser::new(format));
+        self.markers = format.marker_tokens(&self.tokenizer);
+        self
     }
 
     /// What `id` adds to the output. Once [`Self::stopped`], nothing.
@@ -41,7 +57,11 @@ impl OutputStream {
             deltas.extend(if is_open { self.reasoning.open() } else { self.reasoning.close() });
             deltas
         } else {
-            let text = self.detokenizer.push(id);
+            let marker = self.markers.contains(&id).then(|| self.tokenizer.added_token(id)).flatten();
+            let text = match marker {
+                Some(marker) => self.detokenizer.finish() + marker,
+                None => self.detokenizer.push(id),
+            };
             self.reasoning.push(&text)
         };
         self.cut(deltas)
@@ -53,10 +73,10 @@ impl OutputStream {
         let mut deltas = self.reasoning.push(&text);
         deltas.extend(self.reasoning.finish());
         let mut out = self.cut(deltas);
+        let rest = self.tools.as_mut().map(ToolParser::finish).unwrap_or_default();
+        rest.into_iter().for_each(|delta| self.cut_one(delta, &mut out));
         let rest = self.stop.finish();
-        if !rest.is_empty() {
-            out.push(Delta::Content(rest));
-        }
+        push_content(rest, &mut out);
         out
     }
 
@@ -72,11 +92,45 @@ impl OutputStream {
         self.reasoning.in_reasoning()
     }
 
+    /// How many tool calls have begun.
+    #[must_use]
+    pub fn n_tool_calls(&self) -> usize {
+        self.tools.as_ref().map_or(0, ToolParser::n_calls)
+    }
+
     fn cut(&mut self, deltas: Vec<Delta>) -> Vec<Delta> {
-        let safe = deltas.into_iter().map(|delta| match delta {
-            Delta::Content(text) => Delta::Content(self.stop.push(&text)),
-            reasoning => reasoning,
-        });
-        safe.filter(|delta| !matches!(delta, Delta::Content(text) if text.is_empty())).collect()
+        let mut out = Vec::new();
+        for delta in deltas {
+            match (delta, &mut self.tools) {
+                (Delta::Content(text), Some(tools)) => {
+                    let found = tools.push(&text);
+                    found.into_iter().for_each(|delta| self.cut_one(delta, &mut out));
+                }
+                (delta, _) => self.cut_one(delta, &mut out),
+            }
+        }
+        out
+    }
+
+    fn cut_one(&mut self, delta: Delta, out: &mut Vec<Delta>) {
+        match delta {
+            Delta::Content(text) => push_content(self.stop.push(&text), out),
+            Delta::Reasoning(_) => out.push(delta),
+            // Nothing comes after a stop string.
+            _ if self.stop.stopped() => {}
+            call => {
+                // A stop string does not span a call, so what was held back before it is content.
+                push_content(self.stop.finish(), out);
+                if !self.stop.stopped() {
+                    out.push(call);
+                }
+            }
+        }
+    }
+}
+
+fn push_content(text: String, out: &mut Vec<Delta>) {
+    if !text.is_empty() {
+        out.push(Delta::Content(text));
     }
 }

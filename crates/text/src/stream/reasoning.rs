@@ -21,6 +21,27 @@ pub enum Delta {
     Reasoning(String),
     /// Part of the answer.
     Content(String),
+    /// A tool call begins.
+    ToolCallStart {
+        /// Its place among the calls of this message, from 0.
+        index: usize,
+        /// The tool.
+        name: String,
+    },
+    /// Part of a call's arguments: all of them joined are the text of a JSON object.
+    ToolCallArguments {
+        /// The call.
+        index: usize,
+        /// The text.
+        fragment: String,
+    },
+    /// A tool call ends.
+    ToolCallEnd {
+        /// The call.
+        index: usize,
+        /// False when it broke off, so that its arguments are no whole JSON object.
+        complete: bool,
+    },
 }
 
 /// The ids of the tags, where the vocabulary has them as tokens.

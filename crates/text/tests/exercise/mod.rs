@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use text::{
     ChatTemplate, Delta, Detokenizer, GgufVocab, Message, OutputStream, RenderOptions, Role, StopStrings, Tokenizer,
-    TokenizerConfig,
+    TokenizerConfig, ToolFormat, ToolParser,
 };
 
 const PRE: [&str; 6] = ["deepseek-v3", "deepseek-llm", "qwen2", "llama-bpe", "smollm", "gpt-2"];
@@ -109,4 +109,55 @@ pub(crate) fn template(bytes: &[u8]) {
     for token in ids.iter().filter_map(|&id| TOKENIZER.added_token(id)) {
         assert!(token == "<s>" || source.contains(token), "{token} is not the template's");
     }
+}
+
+/// The first byte chooses a format, the second where to cut; the rest is what a model wrote.
+pub(crate) fn tool_calls(bytes: &[u8]) {
+    const FORMATS: [ToolFormat; 4] =
+        [ToolFormat::DeepSeek, ToolFormat::DsmlToolCalls, ToolFormat::Hermes, ToolFormat::Llama];
+    let [format, cut, rest @ ..] = bytes else { return };
+    let (format, text) = (FORMATS[usize::from(*format) % FORMATS.len()], String::from_utf8_lossy(rest));
+    let whole = calls(format, &[&text]);
+    let cut = text.floor_char_boundary(usize::from(*cut));
+    assert_eq!(calls(format, &[&text[..cut], &text[cut..]]), whole, "a cut makes a difference");
+    if !whole.contains(|delta| matches!(delta, Delta::ToolCallStart { .. })) {
+        assert_eq!(whole.text, text, "text is lost");
+    }
+}
+
+/// What a stream gives: the content, and each event without its text.
+#[derive(Debug, PartialEq)]
+struct Calls {
+    text: String,
+    arguments: Vec<String>,
+    events: Vec<Delta>,
+}
+
+impl Calls {
+    fn contains(&self, is: impl Fn(&Delta) -> bool) -> bool {
+        self.events.iter().any(is)
+    }
+}
+
+fn calls(format: ToolFormat, pieces: &[&str]) -> Calls {
+    let mut parser = ToolParser::new(format);
+    let mut deltas: Vec<Delta> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+    deltas.extend(parser.finish());
+    let mut calls = Calls { text: String::new(), arguments: Vec::new(), events: Vec::new() };
+    for delta in deltas {
+        match delta {
+            Delta::Content(text) => calls.text.push_str(&text),
+            Delta::ToolCallArguments { index, fragment } => {
+                assert_eq!(index + 1, calls.arguments.len(), "arguments outside their call");
+                calls.arguments[index].push_str(&fragment);
+            }
+            event => {
+                if matches!(event, Delta::ToolCallStart { .. }) {
+                    calls.arguments.push(String::new());
+                }
+                calls.events.push(event);
+            }
+        }
+    }
+    calls
 }

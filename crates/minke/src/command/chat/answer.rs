@@ -3,33 +3,38 @@
 //! Owns the engine of a conversation, made for its first turn and kept for the next ones, so that only what is new is
 //! computed. Must not print.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cpu::Cpu;
 use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
 use engine::{
-    BLOCK_LEN, Engine, Event, FinishReason, Limits, ModelRunner, Reply, Request, Reuse, Runner, Sampling, Sink,
-    Thinking, Usage,
+    BLOCK_LEN, Engine, Event, FinishReason, Limits, Miss, ModelRunner, Reply, Request, Reuse, Runner, Sampling, Sink,
+    Thinking, TokenMask, Usage,
 };
 use indicatif::ProgressBar;
 use model::Model;
 use ops::Device;
-use text::{Delta, Message, OutputStream, StopStrings};
+use text::{ArmedGrammar, Delta, GrammarFactory, GrammarSpec, Message, OutputStream, StopStrings, ThinkTokens};
 
 use super::Args;
 use super::printer::{Printer, remark};
 use crate::device::cpu;
 use crate::failure::Failure;
 use crate::folders;
+use crate::grammar::Mask;
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
-use crate::source::{Source, Text};
+use crate::source::{Source, Text, read_file, utf8};
 
 /// Longest conversation in the terminal where nothing else is asked for.
 const CONTEXT_DEFAULT: usize = 16_384;
 
 /// Most bytes on disk that blocks of conversations take; the least recently used give way.
 const STORE_BYTES: u64 = 16 << 30;
+
+/// The largest grammar that is read.
+const GRAMMAR_BYTES_MAX: u64 = 16 << 20;
 
 /// Bytes on their way to the disk.
 const STORE_QUEUE_BYTES: usize = 256 << 20;
@@ -51,6 +56,7 @@ impl Answer {
         let reason = match self.reason {
             FinishReason::Length => "length",
             FinishReason::Loop => "loop",
+            FinishReason::Mask => "grammar",
             _ => "stop",
         };
         let usage = &self.usage;
@@ -65,6 +71,12 @@ impl Answer {
                 "prompt_tokens_details": {
                     "cached_tokens": usage.n_cached,
                     "restored_tokens": self.reuse.n_disk,
+                    "miss": match self.reuse.miss {
+                        Miss::New => "new",
+                        Miss::Diverged => "diverged",
+                        Miss::Evicted => "evicted",
+                        Miss::None => "none",
+                    },
                 },
             },
         })
@@ -171,6 +183,31 @@ impl<'a> Answerer<'a> {
         Ok(Some(Thinking::new(budget, starts_in_reasoning).map_err(|e| Failure::input(e.to_string()))?))
     }
 
+    /// What the answer is held to, behind the reasoning if the prompt opened it.
+    fn mask(&self, in_reasoning: bool, end_tokens: &[u32]) -> Result<Option<Box<dyn TokenMask>>, Failure> {
+        let read = |path: &Path| utf8(read_file(path, GRAMMAR_BYTES_MAX)?, &path.display().to_string());
+        let args = self.args;
+        let spec = match (&args.schema, &args.regex, &args.lark) {
+            (Some(path), ..) => {
+                let schema = serde_json::from_str(&read(path)?);
+                let wrong = |e| Failure::input(format!("{}: expected a JSON schema: {e}", path.display()));
+                GrammarSpec::JsonSchema(schema.map_err(wrong)?)
+            }
+            (_, Some(pattern), _) => GrammarSpec::Regex(pattern.clone()),
+            (.., Some(path)) => GrammarSpec::Lark(read(path)?),
+            _ => return Ok(None),
+        };
+        let (n_text, n_model) = (self.text.tokenizer.vocab_size(), self.source.config.vocab_size);
+        if n_text > n_model {
+            let message =
+                format!("a grammar: expected at most {n_model} tokens, the model's, in the tokenizer, found {n_text}");
+            return Err(Failure::input(message));
+        }
+        let grammar = GrammarFactory::new(&self.text.tokenizer, end_tokens)?.compile(&spec)?;
+        let think = ThinkTokens::of(&self.text.tokenizer);
+        Ok(Some(Box::new(Mask(ArmedGrammar::new(grammar, in_reasoning, think)))))
+    }
+
     /// Tokens that the conversation may have in all, checked against model and memory.
     fn context(&self, n_prompt: usize) -> Result<usize, Failure> {
         let limit = self.source.config.max_position_embeddings;
@@ -249,13 +286,14 @@ impl<'a> Answerer<'a> {
             let (heard, end_tokens) = (heard.clone(), end_tokens.clone());
             Box::new(move |event| heard.lock().unwrap_or_else(PoisonError::into_inner).hear(&event, &end_tokens))
         };
+        let mask = self.mask(starts_in_reasoning, &end_tokens)?;
         let request = Request {
             max_tokens: self.args.max_tokens,
             end_tokens,
             sampling: self.sampling(),
             n: 1,
             thinking,
-            mask: None,
+            mask,
             stops_loops: true,
             speculates: true,
             owner: 0,
@@ -288,6 +326,8 @@ fn finish<R: Runner>(engine: &mut Engine<R>, heard: &Mutex<Heard>, printer: &mut
             match &delta {
                 Delta::Reasoning(text) => reasoning.push_str(text),
                 Delta::Content(text) => content.push_str(text),
+                // This command offers no tools, so none is called.
+                _ => {}
             }
             printer.print(&delta)?;
         }

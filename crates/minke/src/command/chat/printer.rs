@@ -34,6 +34,8 @@ impl Printer {
                 self.switch(false);
                 print(text)?;
             }
+            // This command offers no tools, so none is called.
+            _ => {}
         }
         Ok(())
     }
@@ -62,6 +64,9 @@ impl Printer {
         match answer.reason {
             FinishReason::Length => remark("[the answer was cut: the token limit is reached]\n"),
             FinishReason::Loop => remark("[the answer was ended: it only repeated itself]\n"),
+            FinishReason::Mask => {
+                remark("[the answer was ended: the grammar allows nothing more that the model can say]\n")
+            }
             _ => {}
         }
         Ok(())
