@@ -6,6 +6,7 @@
 
 use ops::{Batch, DeviceError};
 
+use crate::draft::Gate;
 use crate::limits::{BLOCK_LEN, Limits};
 use crate::mask::MaskWorker;
 use crate::pace::Pace;
@@ -41,6 +42,8 @@ pub struct Engine<R: Runner> {
     /// The MTP module's step, and the rows of the main step that it continues.
     mtp: Batch,
     hidden_rows: Vec<u32>,
+    /// What is known of the MTP module's drafts: its successes are the model's, not a text's.
+    mtp_gate: Gate,
     next_request: u64,
     stats: Stats,
 }
@@ -80,6 +83,7 @@ impl<R: Runner> Engine<R> {
             block,
             mtp: Batch::with_capacity(n_rows, limits.n_running, limits.n_blocks),
             hidden_rows: Vec::with_capacity(n_rows),
+            mtp_gate: Gate::default(),
             next_request: 0,
             stats: Stats::default(),
         })
@@ -150,6 +154,7 @@ impl<R: Runner> Engine<R> {
     pub fn stats(&self) -> Stats {
         let state = &self.state;
         Stats {
+            masks: self.voice.masks.times(),
             n_running: state.running.len(),
             n_queued: state.queue.len(),
             n_blocks: state.pool.n_blocks(),
@@ -218,6 +223,9 @@ impl<R: Runner> Engine<R> {
         while let Some(reuse) = self.state.admit(self.voice.vocab) {
             let Some(sequence) = self.state.running.last_mut() else { return };
             sequence.reuse = reuse;
+            if let Some(drafter) = &mut sequence.drafter {
+                drafter.mtp_gate = self.mtp_gate.clone();
+            }
             if let Some(mask) = &mut sequence.mask {
                 self.voice.masks.advance(sequence.id, mask, &[]);
             }
@@ -479,6 +487,9 @@ impl<R: Runner> Engine<R> {
         }
         if let Some(mask) = &mut sequence.mask {
             self.voice.masks.forget(sequence.id, mask);
+        }
+        if let Some(drafter) = &sequence.drafter {
+            self.mtp_gate = drafter.mtp_gate.clone();
         }
         let usage = sequence.usage();
         self.tell_end(sequence.request, sequence.index, reason, usage);

@@ -27,7 +27,7 @@ pub use engine::Engine;
 pub use handle::{EngineThread, Handle};
 pub use lanes::{Lanes, LanesOptions};
 pub use limits::{BLOCK_LEN, CHUNK, DRAFT_MAX, EngineMemory, Limits};
-pub use mask::{MaskError, TokenMask};
+pub use mask::{MaskError, MaskTimes, TokenMask};
 pub use repetition::{Loop, LoopDetector};
 pub use request::{Event, FinishReason, Miss, Rejected, Reply, Request, RequestId, Reuse, Sink, Usage};
 pub use runner::{ModelRunner, Pass, Runner};

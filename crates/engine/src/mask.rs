@@ -4,6 +4,7 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What a completion may say, token by token.
 pub trait TokenMask: Send {
@@ -86,6 +87,19 @@ impl Masked {
     }
 }
 
+/// Time that masks took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaskTimes {
+    /// Masks that were computed.
+    pub n: u64,
+    /// All of them together, on their own thread.
+    pub computed: Duration,
+    /// The longest.
+    pub computed_max: Duration,
+    /// What the engine waited for them, all together: what was not hidden behind the forward pass.
+    pub waited: Duration,
+}
+
 /// A sequence's mask: here, or being computed.
 pub(crate) enum MaskState {
     Here(Masked),
@@ -93,14 +107,16 @@ pub(crate) enum MaskState {
 }
 
 type Job = (u64, Masked, Vec<u32>);
+type Done = (u64, Masked, Duration);
 
 /// Computes masks while the device computes logits.
 pub(crate) struct MaskWorker {
     jobs: Option<Sender<Job>>,
-    done: Receiver<(u64, Masked)>,
+    done: Receiver<Done>,
     /// Came back while another was waited for.
     early: Vec<(u64, Masked)>,
     thread: Option<JoinHandle<()>>,
+    times: MaskTimes,
 }
 
 impl MaskWorker {
@@ -109,16 +125,17 @@ impl MaskWorker {
         let (outbox, done) = channel();
         let work = move || {
             for (key, mut masked, tokens) in inbox {
+                let start = Instant::now();
                 // A mask is a library's code on a client's grammar: a panic there ends that request alone.
                 let advanced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| masked.advance(&tokens)));
                 masked.broken |= advanced.is_err();
-                if outbox.send((key, masked)).is_err() {
+                if outbox.send((key, masked, start.elapsed())).is_err() {
                     return;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("mask".into()).spawn(work)?;
-        Ok(Self { jobs: Some(jobs), done, early: Vec::new(), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), done, early: Vec::new(), thread: Some(thread), times: MaskTimes::default() })
     }
 
     /// Sends a mask away to accept `tokens`; `key` is unique among those away.
@@ -138,12 +155,23 @@ impl MaskWorker {
                 *state = MaskState::Here(self.early.swap_remove(i).1);
                 break;
             }
-            self.early.push(self.done.recv().ok()?);
+            let start = Instant::now();
+            let (done, masked, computed) = self.done.recv().ok()?;
+            let times = &mut self.times;
+            times.n += 1;
+            times.computed += computed;
+            times.computed_max = times.computed_max.max(computed);
+            times.waited += start.elapsed();
+            self.early.push((done, masked));
         }
         match state {
             MaskState::Here(masked) => Some(masked),
             MaskState::Away => None,
         }
+    }
+
+    pub(crate) fn times(&self) -> MaskTimes {
+        self.times
     }
 
     /// Forgets a mask that nobody will wait for.

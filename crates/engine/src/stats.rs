@@ -1,5 +1,7 @@
 //! What an engine has done and holds. Owns the counters. Must not format them.
 
+use crate::mask::MaskTimes;
+
 /// Counters since the engine's start, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -17,6 +19,8 @@ pub struct Stats {
     pub n_drafted: u64,
     /// Drafts that were right.
     pub n_accepted: u64,
+    /// Time that grammars took.
+    pub masks: MaskTimes,
     /// Sequences that run.
     pub n_running: usize,
     /// Requests that wait.

@@ -264,3 +264,67 @@ fn chat_shows_reasoning_apart_from_the_answer() {
     assert!(text(&output.stderr).contains("the token limit is reached"));
     assert!(text(&output.stderr).len() > 60, "the reasoning goes to stderr: {}", text(&output.stderr));
 }
+
+/// `minke` with folders of its own.
+fn minke_in(home: &std::path::Path, args: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minke"));
+    command.args(args).env("XDG_DATA_HOME", home.join("data")).env("XDG_CACHE_HOME", home.join("cache"));
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn chat_takes_conversations_up_again_and_restores_what_was_computed() {
+    let home = tempfile::tempdir().unwrap();
+    let model = oracle("dsv3");
+    let model = model.to_str().unwrap();
+    let say = |more: &[&str]| -> Value {
+        let base = ["chat", "-m", model, "--max-tokens", "40", "--temperature", "0", "--json"];
+        serde_json::from_str(&stdout(&minke_in(home.path(), &[&base[..], more].concat()))).unwrap()
+    };
+    let long = "The lighthouse keeper counted the ships, and ".repeat(12);
+    let first = say(&["--session", "travel", &long]);
+    let n_first = first["usage"]["total_tokens"].as_u64().unwrap();
+    assert_eq!(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    let second = say(&["--session", "travel", "And then?"]);
+    let details = &second["usage"]["prompt_tokens_details"];
+    assert!(second["usage"]["prompt_tokens"].as_u64().unwrap() > n_first);
+    let restored = details["restored_tokens"].as_u64().unwrap();
+    assert!(restored >= 64 && restored.is_multiple_of(64) && details["cached_tokens"] == restored, "{details}");
+    let fork = say(&["--session", "home", "--from", "travel", "And then?"]);
+    assert!(fork["usage"]["prompt_tokens"].as_u64() > second["usage"]["prompt_tokens"].as_u64());
+
+    let list = |args: &[&str]| minke_in(home.path(), args);
+    let all: Value = serde_json::from_str(&stdout(&list(&["chat", "--sessions", "--json"]))).unwrap();
+    let sizes: Vec<_> = all.as_array().unwrap().iter().map(|s| (s["name"].as_str().unwrap(), &s["messages"])).collect();
+    assert_eq!(sizes.len(), 2);
+    assert!(sizes.contains(&("travel", &json!(4))) && sizes.contains(&("home", &json!(6))), "{all}");
+    assert!(list(&["chat", "--delete-session", "travel"]).status.success());
+    assert_eq!(list(&["chat", "--delete-session", "travel"]).status.code(), Some(2));
+    assert!(stdout(&list(&["chat", "--sessions"])).starts_with("home "));
+    assert_eq!(list(&["chat", "-m", model, "--session", "../x", "hi"]).status.code(), Some(2));
+}
+
+#[test]
+fn chat_holds_answers_to_grammars() {
+    let dir = tempfile::tempdir().unwrap();
+    let (schema, broken) = (dir.path().join("schema.json"), dir.path().join("broken.json"));
+    let text = r#"{"type": "object", "properties": {"n": {"enum": [1, 22, 333]}}, "required": ["n"],
+                   "additionalProperties": false}"#;
+    fs::write(&schema, text).unwrap();
+    fs::write(&broken, r#"{"type": "elephant"}"#).unwrap();
+    let model = oracle("dsv3");
+    let base = ["chat", "-m", model.to_str().unwrap(), "--max-tokens", "200", "--temperature", "1", "--json"];
+    for seed in ["1", "2", "3"] {
+        let output = minke(&[&base[..], &["--seed", seed, "--schema", schema.to_str().unwrap(), "hi"]].concat());
+        let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let value: Value = serde_json::from_str(answer["content"].as_str().unwrap()).unwrap();
+        assert!([1, 22, 333].map(|n| json!({ "n": n })).contains(&value), "{value}");
+        assert!(answer["grammar"]["masks"].as_u64().unwrap() > 0);
+    }
+    let output = minke(&[&base[..], &["--regex", "[a-c]{3}-[0-9]+x", "hi"]].concat());
+    let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(answer["content"].as_str().unwrap().split('-').next().is_some_and(|s| s.len() == 3), "{answer}");
+    refused(&[&base[..], &["--schema", broken.to_str().unwrap(), "hi"]].concat(), &["elephant"]);
+    refused(&[&base[..], &["--schema", "absent.json", "hi"]].concat(), &["absent.json"]);
+    refused(&[&base[..], &["--regex", "(", "hi"]].concat(), &["("]);
+}

@@ -15,7 +15,7 @@ enum Source {
 pub(crate) struct Drafter {
     lookup: Lookup,
     lookup_gate: Gate,
-    mtp_gate: Gate,
+    pub(crate) mtp_gate: Gate,
     /// Who made the drafts of the step in work, and what it costs beside one without.
     source: Source,
     cost: f32,

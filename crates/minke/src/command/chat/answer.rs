@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cpu::Cpu;
 use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
 use engine::{
-    BLOCK_LEN, Engine, Event, FinishReason, Limits, Miss, ModelRunner, Reply, Request, Reuse, Runner, Sampling, Sink,
-    Thinking, TokenMask, Usage,
+    BLOCK_LEN, Engine, Event, FinishReason, Limits, MaskTimes, Miss, ModelRunner, Reply, Request, Reuse, Runner,
+    Sampling, Sink, Thinking, TokenMask, Usage,
 };
 use indicatif::ProgressBar;
 use model::Model;
@@ -48,6 +48,7 @@ pub(super) struct Answer {
     pub(super) tokens: Vec<u32>,
     reuse: Reuse,
     usage: Usage,
+    masks: Option<MaskTimes>,
 }
 
 impl Answer {
@@ -60,7 +61,7 @@ impl Answer {
             _ => "stop",
         };
         let usage = &self.usage;
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "reasoning_content": self.reasoning,
             "content": self.content,
             "finish_reason": reason,
@@ -79,7 +80,17 @@ impl Answer {
                     },
                 },
             },
-        })
+        });
+        if let Some(masks) = &self.masks {
+            let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+            json["grammar"] = serde_json::json!({
+                "masks": masks.n,
+                "computed_ms_mean": ms(masks.computed) / masks.n.max(1) as f64,
+                "computed_ms_max": ms(masks.computed_max),
+                "waited_ms": ms(masks.waited),
+            });
+        }
+        json
     }
 }
 
@@ -334,7 +345,8 @@ fn finish<R: Runner>(engine: &mut Engine<R>, heard: &Mutex<Heard>, printer: &mut
         if let Some((reason, usage)) = heard.end {
             bar.iter().for_each(ProgressBar::finish_and_clear);
             let (tokens, reuse) = (std::mem::take(&mut heard.tokens), heard.reuse);
-            return Ok(Answer { reasoning, content, reason, tokens, reuse, usage });
+            let masks = Some(engine.stats().masks).filter(|masks| masks.n > 0);
+            return Ok(Answer { reasoning, content, reason, tokens, reuse, usage, masks });
         }
     }
 }
