@@ -75,7 +75,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COMMAND")]
     vs: Option<String>,
     /// Measure the engine instead: as many streams as the largest --batch beside the same steps without it, the time between
-    /// their tokens while a prompt of the largest --depth is read, and drafts on against off.
+    /// their tokens while a prompt of the largest --depth is read, drafts on against off, and that prompt restored from disk.
     #[arg(long, conflicts_with_all = ["vs", "profile", "prefill", "chunk"])]
     engine: bool,
     /// Also time every operation of the forward pass, in a run of its own.

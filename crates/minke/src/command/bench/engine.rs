@@ -1,16 +1,21 @@
 //! `minke bench --engine`: what the engine adds to the kernels, and what streams feel.
 //!
-//! Owns three measurements and their report: batched decode beside the same steps without an engine; the time between
-//! tokens of running streams while a long prompt is read; drafts on against drafts off. Answers are checked: with drafts
+//! Owns four measurements and their report: batched decode beside the same steps without an engine; the time between
+//! tokens of running streams while a long prompt is read; drafts on against drafts off; a prompt restored from disk. Answers are checked: with drafts
 //! they must be the same. Must not know the other measurements.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cpu::Cpu;
-use engine::prefix::{BlockKey, Fingerprint};
-use engine::{Engine, Event, FinishReason, Lanes, LanesOptions, Limits, ModelRunner, Reply, Request, Sampling, Usage};
+use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
+use engine::{
+    BLOCK_LEN, Engine, Event, FinishReason, Lanes, LanesOptions, Limits, ModelRunner, Reply, Request, Runner, Sampling,
+    Usage,
+};
 use model::Model;
+use ops::RowFormat;
 use serde_json::{Value, json};
 
 use super::Args;
@@ -129,10 +134,75 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         "cache": row_format.name(), "streams": n_streams, "decode": n_decode,
     });
     report["batch"] = bench.batch(n_long)?;
+    let n_long = n_long.min(n_context - 1);
     report["drafts"] = json!({ "repetition": bench.drafts(true)?, "no_repetition": bench.drafts(false)? });
+    let Bench { cpu, model, .. } = bench;
+    if n_long >= BLOCK_LEN {
+        report["restore"] = restore(&cpu, &model, n_long, row_format)?;
+    }
     match args.json {
         true => print(&format!("{report:#}\n")),
         false => print(&to_text(&report)),
+    }
+}
+
+/// The time to the next token behind a prompt, computed and then, by another engine, restored from disk.
+fn restore(cpu: &Arc<Cpu>, model: &Arc<Model<Cpu>>, n: usize, row_format: RowFormat) -> Result<Value, Failure> {
+    let folder = std::env::temp_dir().join(format!("minke-bench-{}", std::process::id()));
+    let measured = restore_in(&folder, cpu, model, n, row_format);
+    // It may never have been made.
+    let _ = std::fs::remove_dir_all(&folder);
+    measured
+}
+
+fn restore_in(
+    folder: &Path,
+    cpu: &Arc<Cpu>,
+    model: &Arc<Model<Cpu>>,
+    n: usize,
+    row_format: RowFormat,
+) -> Result<Value, Failure> {
+    let limits = Limits { n_drafts: 0, ..Limits::new(n + 2, 1, n + 2, row_format) };
+    let text = prompt(n + 1, model.config.vocab_size);
+    let mut seconds = Vec::new();
+    for _ in 0..2 {
+        let runner = ModelRunner::new(cpu.clone(), model.clone(), &limits)?;
+        let payload_bytes = runner.block_bytes();
+        let options = StoreOptions {
+            fingerprint: Fingerprint::from([0; 32]),
+            block_len: BLOCK_LEN,
+            payload_bytes,
+            budget_bytes: 64 << 30,
+            queue_bytes: 512 << 20,
+        };
+        let store = Store::open(folder, options).map_err(|e| Failure::Failed(e.into()))?;
+        let mut engine = Engine::new(runner, limits, root(), Some(store))?;
+        let start = Instant::now();
+        let stream = submit(&mut engine, text.clone(), 1, false)?;
+        while stream.n_tokens() == 0 {
+            engine.step()?;
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+        if let Some(store) = engine.store() {
+            store.flush();
+        }
+        check_restored(&engine, seconds.len(), n)?;
+    }
+    Ok(json!({
+        "prompt_tokens": n + 1,
+        "computed_s": seconds[0],
+        "restored_s": seconds[1],
+        "ratio": seconds[1] / seconds[0],
+    }))
+}
+
+/// The second engine must have found on disk all full blocks before the last token.
+fn check_restored(engine: &Runs, round: usize, n: usize) -> Result<(), Failure> {
+    let restored = engine.stats().n_restored as usize;
+    let expected = if round == 1 { 0 } else { n / BLOCK_LEN * BLOCK_LEN };
+    match restored == expected {
+        true => Ok(()),
+        false => Err(Failure::Failed(anyhow::anyhow!("{restored} tokens were restored, expected {expected}"))),
     }
 }
 
@@ -307,6 +377,16 @@ fn to_text(report: &Value) -> String {
             n(&drafts["ratio"]),
             drafts["accepted"],
             drafts["drafted"],
+        );
+    }
+    let restore = &report["restore"];
+    if !restore.is_null() {
+        text += &format!(
+            "restart     the token behind {} others: {:.2} s computed, {:.2} s restored from disk: {:.2} %\n",
+            restore["prompt_tokens"],
+            n(&restore["computed_s"]),
+            n(&restore["restored_s"]),
+            100.0 * n(&restore["ratio"]),
         );
     }
     text
