@@ -3,6 +3,7 @@
 //! Owns the loop: a bounded number of commands, then a step. Must not know what a step does.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -137,9 +138,19 @@ fn run<R: Runner>(mut engine: Engine<R>, inbox: &Receiver<Command>, trouble: &Mu
             }
         }
         if engine.has_work() {
-            if let Err(error) = engine.step() {
-                *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                engine.fail_all();
+            let say = |text: String| *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+            match catch_unwind(AssertUnwindSafe(|| engine.step())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    say(error.to_string());
+                    engine.fail_all();
+                }
+                // A bug. The state may be anything, so the engine ends, and everybody hears of it.
+                Err(_) => {
+                    say("the engine met a bug and has stopped".into());
+                    engine.fail_all();
+                    return;
+                }
             }
         } else if drains {
             return;

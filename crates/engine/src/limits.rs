@@ -15,6 +15,9 @@ pub const CHUNK: usize = 512;
 /// Most drafts of a sequence in one step.
 pub const DRAFT_MAX: usize = 7;
 
+/// Most rows of a sequence in a decode step.
+pub(crate) const ROWS_PER_SEQUENCE: usize = 1 + DRAFT_MAX;
+
 /// What an engine takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -28,7 +31,7 @@ pub struct Limits {
     pub n_blocks: usize,
     /// Rows of a prefill chunk, a multiple of [`BLOCK_LEN`]; [`CHUNK`] unless memory is short.
     pub chunk: usize,
-    /// Most drafts of a sequence in one step; 0 turns speculation off.
+    /// Most drafts of a sequence in one step, up to [`DRAFT_MAX`]; 0 turns speculation off.
     pub n_drafts: usize,
     /// How cache rows are stored.
     pub row_format: RowFormat,
@@ -71,10 +74,10 @@ impl Limits {
         }
     }
 
-    /// Rows of the largest decode step.
+    /// Rows of the largest decode step: each sequence may have drafts, or tokens that a grammar or a budget forces.
     #[must_use]
     pub fn n_decode_rows(&self) -> usize {
-        self.n_running * (1 + self.n_drafts)
+        self.n_running * ROWS_PER_SEQUENCE
     }
 
     /// What an engine with these limits takes.

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use ops::Batch;
 
-use crate::limits::{BLOCK_LEN, Limits};
+use crate::limits::{BLOCK_LEN, Limits, ROWS_PER_SEQUENCE};
 use crate::prefix::{BlockKey, BlockPool};
 use crate::request::{Miss, Rejected, Request, RequestId, Reuse};
 use crate::runner::Pass;
@@ -198,11 +198,10 @@ impl State {
     pub(crate) fn plan_decode(&mut self) -> bool {
         self.decode.clear();
         self.running.iter_mut().for_each(|sequence| sequence.step = None);
-        let n_rows_max = 1 + self.limits.n_drafts;
         for sequence in self.running.iter_mut().filter(|s| s.phase == Phase::Decode) {
             let n_pending = sequence.tokens.len() - sequence.n_cached;
-            let n_fed = n_pending.min(n_rows_max);
-            let n_drafts = if n_fed < n_pending { 0 } else { sequence.drafts.len().min(n_rows_max - n_fed) };
+            let n_fed = n_pending.min(ROWS_PER_SEQUENCE);
+            let n_drafts = if n_fed < n_pending { 0 } else { sequence.drafts.len().min(ROWS_PER_SEQUENCE - n_fed) };
             sequence.drafts.truncate(n_drafts);
             sequence.begin_step(Pass::Decode, self.decode.len());
             sequence.n_fed = n_fed;
