@@ -6,6 +6,7 @@
 mod cache;
 pub mod config;
 pub mod counts;
+pub mod export;
 mod forward;
 mod identity;
 mod load;
