@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use crate::route::route_token;
 use crate::{Device, HeadLayout, RopeTable, RouterSpec};
 
 /// Which operand of [`TrainDevice::gemm`] is transposed; all are row-major.
@@ -286,6 +287,23 @@ pub trait TrainDevice: Device<Buffer = Vec<f32>> {
         d_hidden: &mut [f32],
         d_weights: &mut [f32],
     );
+
+    /// Chooses experts for each row, best first; see [`crate::route::route_token`].
+    ///
+    /// # Shapes   `logits [T, E]` · `bias [E]` · `ids, weights [T, k]`
+    fn route_rows(
+        &self,
+        spec: &RouterSpec,
+        logits: &[f32],
+        bias: Option<&[f32]>,
+        ids: &mut [u32],
+        weights: &mut [f32],
+    ) {
+        let chosen = ids.chunks_exact_mut(spec.top_k).zip(weights.chunks_exact_mut(spec.top_k));
+        for (logits, (ids, weights)) in logits.chunks_exact(spec.n_experts).zip(chosen) {
+            route_token(spec, logits, bias, ids, weights);
+        }
+    }
 
     /// Gradient of the chosen experts' weights into the router's logits; see [`crate::route::gradient::token`].
     ///

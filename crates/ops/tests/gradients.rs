@@ -207,7 +207,7 @@ fn attention_follows_differences() {
     let mut random = Random(5);
     for (sequences, dims) in [
         (vec![], [1, 1, 1, 0, 1]),
-        (vec![0..1], [2, 2, 3, 2, 4]),
+        (vec![0..1, 1..1], [2, 2, 3, 2, 4]),
         (vec![0..3, 3..3, 3..4, 4..9], [4, 4, 3, 2, 5]),
         (vec![0..5, 5..7], [6, 2, 4, 0, 4]),
     ] {
@@ -235,7 +235,7 @@ fn attention_follows_differences() {
 fn a_sequence_sees_nothing_of_its_neighbours() {
     let mut random = Random(6);
     let dims = [2, 1, 3, 2, 3];
-    let (together, apart) = ([0..2, 2..5], [0..3]);
+    let (together, apart) = ([0..2, 2..5], [0..3, 3..3]);
     let (a, alone) = (attention(&together, dims), attention(&apart, dims));
     let [q, kv, shared] = [a.n_heads * a.q_dim(), a.k.row_stride, a.shared.row_stride].map(|n| random.values(5 * n));
     let (mut out, mut lse) = (vec![0.0; 5 * 6], vec![0.0; 5 * 2]);
@@ -365,7 +365,7 @@ fn a_router_whose_scores_underflow_has_finite_gradients() {
 fn the_balance_loss_follows_differences() {
     let mut random = Random(11);
     for spec in routers() {
-        for sequences in [vec![], vec![0..1], vec![0..2, 2..2, 2..6]] {
+        for sequences in [vec![], vec![0..1, 1..1], vec![0..2, 2..2, 2..6]] {
             let n_rows = sequences.last().map_or(0, |s| s.end);
             let logits = spread(&mut random, n_rows);
             let before = random.values(logits.len());
