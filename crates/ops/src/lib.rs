@@ -12,6 +12,7 @@ mod reference;
 pub mod rope;
 pub mod route;
 pub mod timed;
+pub mod train;
 
 pub use batch::{Batch, SeqSpan};
 pub use cache::{CacheSpec, RowFormat, RowLayout};
@@ -24,3 +25,4 @@ pub use matrix::{BlockScales, WeightMatrix};
 pub use reference::Reference;
 pub use rope::{RopePairing, RopeScaling, RopeTable};
 pub use route::{RouterSpec, Scoring, Selection};
+pub use train::{Attended, Gemm, GemmLayout, HeadRows, NormRows, PackedAttention, TrainDevice};

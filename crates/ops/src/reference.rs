@@ -6,6 +6,7 @@
 
 mod attention;
 mod ffn;
+mod train;
 
 use crate::{
     AttendExpanded, AttendKv, AttendLatent, CacheSpec, Device, DeviceError, ExpertWeights, HeadLayout, HeadSide,

@@ -5,6 +5,8 @@
 //! Traps this file avoids: groups are masked with −∞, not 0, because a biased score can be negative; the weights are
 //! the unbiased scores, never recovered as `choice − bias`; the sum is guarded by 1e-20 because sigmoids can underflow.
 
+pub mod gradient;
+
 use std::cmp::Ordering;
 
 /// How router logits become scores.

@@ -11,3 +11,4 @@
 
 pub mod conformance;
 pub mod oracle;
+pub mod training;

@@ -10,6 +10,8 @@ pub use model::Form;
 use model::{Config, Model};
 use ops::{Device, RowFormat};
 
+use crate::training::Training;
+
 /// Largest difference of a logit accepted from any device that computes in f32.
 pub const LOGIT_TOLERANCE: f32 = 5e-4;
 
@@ -96,6 +98,21 @@ impl Oracle {
     pub fn config(&self, file: &str) -> Result<Config, String> {
         let json = checkpoint::read_config(self.dir.join(file)).map_err(|e| e.to_string())?;
         Config::from_json(&json).map_err(|e| format!("{}: {e}", self.name))
+    }
+
+    /// The oracle's model file and config, for whoever loads it otherwise.
+    ///
+    /// # Errors
+    /// The reader's own message
+    pub fn weights(&self) -> Result<(Config, Checkpoint), String> {
+        let weights = Checkpoint::open(&self.dir).map_err(|e| format!("{}: {e}", self.name))?;
+        Ok((self.config("config.json")?, weights))
+    }
+
+    /// What the reference computed in training; none where the oracle has no such part.
+    #[must_use]
+    pub fn training(&self) -> Option<Training> {
+        Training::read(&self.dir)
     }
 
     /// The stored prompts.

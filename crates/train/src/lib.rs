@@ -1,3 +1,23 @@
 //! Training models from nothing, on the machine at hand: data, losses, backward passes, optimisers.
 //!
 //! Owns everything that changes weights. Must not contain HTTP or print.
+//!
+//! A model in training is a [`Net`], which says where each weight lies, and two arenas of f32 of its [`Layout`]: weights and
+//! gradients. [`loss_and_gradient`] is one micro-batch.
+
+mod backward;
+mod batch;
+mod dispatch;
+mod forward;
+mod layout;
+mod load;
+mod loss;
+mod net;
+mod workspace;
+
+pub use batch::Batch;
+pub use layout::{Layout, Param, Published};
+pub use load::load;
+pub use loss::{Losses, Objective, loss_and_gradient, nll};
+pub use net::Net;
+pub use workspace::Workspace;

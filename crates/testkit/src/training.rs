@@ -1,0 +1,61 @@
+//! What the oracles know of training: the loss of prompt a, its gradient, and eight steps of AdamW.
+//!
+//! Owns reading `ref.json`. Must not train.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+/// A parameter's gradient, as far as it is stored.
+#[derive(Clone, Debug)]
+pub struct GradientStats {
+    /// Name in transformers 5, where routed experts are stacked: `…mlp.experts.gate_up_proj [E, 2I, d]`.
+    pub name: String,
+    /// Root of the sum of squares.
+    pub norm: f64,
+    /// Sum of all values.
+    pub sum: f64,
+    /// The first values.
+    pub first: Vec<f64>,
+}
+
+/// What training computes on prompt a.
+#[derive(Clone, Debug)]
+pub struct Training {
+    /// Mean cross-entropy of the next tokens.
+    pub loss: f64,
+    /// Of every parameter.
+    pub gradients: Vec<GradientStats>,
+    /// Learning rate, betas, epsilon and weight decay (of all parameters) of AdamW, without clipping.
+    pub adamw: [f64; 5],
+    /// The loss before each step.
+    pub losses: Vec<f64>,
+}
+
+impl Training {
+    /// Reads `ref.json` in an oracle's folder; none if it says nothing of training.
+    pub(crate) fn read(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(dir.join("ref.json")).expect("ref.json");
+        let json: Value = serde_json::from_slice(&text).expect("ref.json");
+        let number = |value: &Value| value.as_f64().expect("a number");
+        let numbers = |value: &Value| value.as_array().expect("numbers").iter().map(number).collect::<Vec<_>>();
+        let stats = json.get("grad_stats_hf_names")?.as_object().expect("gradients");
+        let adamw = &json["adamw"];
+        let betas = numbers(&adamw["betas"]);
+        let setting = |key: &str| number(&adamw[key]);
+        Some(Self {
+            loss: number(&json["loss_a"]),
+            gradients: stats
+                .iter()
+                .map(|(name, stats)| GradientStats {
+                    name: name.clone(),
+                    norm: number(&stats["norm"]),
+                    sum: number(&stats["sum"]),
+                    first: numbers(&stats["first8"]),
+                })
+                .collect(),
+            adamw: [setting("lr"), betas[0], betas[1], setting("eps"), setting("weight_decay")],
+            losses: numbers(&adamw["losses"]),
+        })
+    }
+}
