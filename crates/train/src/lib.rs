@@ -1,3 +1,9 @@
 //! Training models from nothing, on the machine at hand: data, losses, backward passes, optimisers.
 //!
 //! Owns everything that changes weights. Must not contain HTTP or print.
+
+pub mod external;
+pub mod optim;
+pub mod rng;
+pub mod split;
+pub mod tasks;
