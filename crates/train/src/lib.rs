@@ -2,6 +2,7 @@
 //!
 //! Owns everything that changes weights. Must not contain HTTP or print.
 
+pub mod bpe;
 pub mod external;
 pub mod optim;
 pub mod rng;
