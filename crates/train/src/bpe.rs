@@ -109,8 +109,11 @@ where
     let mut by_id: Vec<(u32, String)> = vocab.into_iter().map(|(text, id)| (id, text.to_string())).collect();
     by_id.sort_unstable();
     let specials = SPECIAL_TOKENS.iter().map(|text| (*text).to_owned());
-    let spelled: Map<String, Value> =
-        specials.chain(by_id.into_iter().map(|(_, text)| text)).zip(0u32..).map(|(text, id)| (text, id.into())).collect();
+    let spelled: Map<String, Value> = specials
+        .chain(by_id.into_iter().map(|(_, text)| text))
+        .zip(0u32..)
+        .map(|(text, id)| (text, id.into()))
+        .collect();
     let merges: Vec<Value> = merges.iter().map(|(a, b)| json!([a.to_string(), b.to_string()])).collect();
     Ok(TokenizerFiles { tokenizer: tokenizer_json(spelled, merges), config: config_json() })
 }
@@ -173,7 +176,8 @@ fn tokenizer_json(vocab: Map<String, Value>, merges: Vec<Value>) -> Vec<u8> {
         })
     };
     let added: Vec<Value> = SPECIAL_TOKENS.iter().enumerate().map(added).collect();
-    let split = |pattern| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let split =
+        |pattern| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let mut steps: Vec<Value> = PATTERNS.iter().map(split).collect();
     steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}));
     let document = json!({

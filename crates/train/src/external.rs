@@ -11,6 +11,7 @@
 //! its environment.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -111,11 +112,16 @@ enum Line {
 }
 
 impl External {
-    /// Starts `command`, its program first, with `environment` beside the program's own.
+    /// Starts `command`, its program first, in `folder`, with `environment` beside the program's own.
     ///
     /// # Errors
     /// The list is empty or the program cannot be started
-    pub fn start(command: &[String], environment: &[(&str, String)], limits: Limits) -> Result<Self, ExternalError> {
+    pub fn start(
+        command: &[String],
+        folder: &Path,
+        environment: &[(&str, String)],
+        limits: Limits,
+    ) -> Result<Self, ExternalError> {
         let name = clip(&command.join(" "));
         let refused = |source| ExternalError::Start { command: name.clone(), source };
         let Some((program, arguments)) = command.split_first() else {
@@ -123,6 +129,7 @@ impl External {
         };
         let mut child = Command::new(program)
             .args(arguments)
+            .current_dir(folder)
             .envs(environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -321,15 +328,16 @@ struct Verdict {
 #[derive(Debug)]
 pub struct Verifier {
     command: Vec<String>,
+    folder: PathBuf,
     limits: Limits,
     running: Option<External>,
 }
 
 impl Verifier {
-    /// A verifier that is not started yet.
+    /// A verifier that is not started yet; its command runs in `folder`.
     #[must_use]
-    pub fn new(command: Vec<String>, limits: Limits) -> Self {
-        Self { command, limits, running: None }
+    pub fn new(command: Vec<String>, folder: PathBuf, limits: Limits) -> Self {
+        Self { command, folder, limits, running: None }
     }
 
     /// The reward of a sample, from 0 to 1.
@@ -340,7 +348,7 @@ impl Verifier {
         const EXPECTED: &str = "{\"reward\": a number from 0 to 1}";
         let mut external = match self.running.take() {
             Some(running) => running,
-            None => External::start(&self.command, &[], self.limits)?,
+            None => External::start(&self.command, &self.folder, &[], self.limits)?,
         };
         let verdict: Verdict = external.ask(sample, EXPECTED)?;
         if !(0.0..=1.0).contains(&verdict.reward) {

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 /// SHA-256 of `parts` in hexadecimal; where one part ends counts.
 #[must_use]
-pub fn hex(parts: &[&[u8]]) -> String {
+pub(crate) fn hex(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());

@@ -3,7 +3,9 @@
 //! Owns everything that changes weights. Must not contain HTTP or print.
 
 pub mod bpe;
+pub mod data;
 pub mod external;
+mod hash;
 pub mod optim;
 pub mod rng;
 pub mod split;

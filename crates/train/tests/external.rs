@@ -23,7 +23,7 @@ fn judge(verifier: &mut Verifier, answer: &str) -> Result<f64, String> {
 fn a_verifier_answers_in_order() {
     // Right when the line holds the answer 2.
     let script = r#"while read -r line; do case "$line" in *'"answer":"2"'*) echo '{"reward": 1}';; *) echo '{"reward":0.25}';; esac; done"#;
-    let mut verifier = Verifier::new(shell(script), LIMITS);
+    let mut verifier = Verifier::new(shell(script), ".".into(), LIMITS);
     for (answer, reward) in [("2", 1.0), ("3", 0.25), ("2", 1.0), ("a\nb", 0.25)] {
         assert_eq!(judge(&mut verifier, answer), Ok(reward));
     }
@@ -45,7 +45,7 @@ fn broken_verifiers_are_named_and_started_again() {
         ("exec >&-; sleep 100", IMPATIENT, "no line within"),
     ] {
         let started = Instant::now();
-        let mut verifier = Verifier::new(shell(script), limits);
+        let mut verifier = Verifier::new(shell(script), ".".into(), limits);
         for _ in 0..2 {
             let error = judge(&mut verifier, "2").unwrap_err();
             assert!(error.contains(said) && error.contains("sh -c"), "{script}: {error}");
@@ -54,11 +54,11 @@ fn broken_verifiers_are_named_and_started_again() {
     }
     // Broken by one sample, sound for the next.
     let script = r#"while read -r line; do case "$line" in *bad*) exit 1;; *) echo '{"reward":1}';; esac; done"#;
-    let mut verifier = Verifier::new(shell(script), LIMITS);
+    let mut verifier = Verifier::new(shell(script), ".".into(), LIMITS);
     assert_eq!(judge(&mut verifier, "good"), Ok(1.0));
     assert!(judge(&mut verifier, "bad").is_err());
     assert_eq!(judge(&mut verifier, "good"), Ok(1.0));
-    let missing = Verifier::new(vec!["no-such-program-here".into()], LIMITS).reward(&Sample {
+    let missing = Verifier::new(vec!["no-such-program-here".into()], ".".into(), LIMITS).reward(&Sample {
         prompt: "",
         completion: "",
         answer: "",
@@ -70,21 +70,21 @@ fn broken_verifiers_are_named_and_started_again() {
 #[test]
 fn large_questions_do_not_block_on_a_command_that_does_not_read() {
     let large = "x".repeat(1 << 20);
-    let error = judge(&mut Verifier::new(shell("sleep 100"), IMPATIENT), &large).unwrap_err();
+    let error = judge(&mut Verifier::new(shell("sleep 100"), ".".into(), IMPATIENT), &large).unwrap_err();
     assert!(error.contains("no line within"), "{error}");
 }
 
 #[test]
 fn a_generator_is_read_to_its_end() {
     let script = r#"echo "{\"seed\": $MINKE_SEED}"; echo; echo '{"seed": 8}'"#;
-    let mut generator = External::start(&shell(script), &[("MINKE_SEED", "7".into())], LIMITS).unwrap();
+    let mut generator = External::start(&shell(script), ".".as_ref(), &[("MINKE_SEED", "7".into())], LIMITS).unwrap();
     generator.close_input();
     let mut seeds = Vec::new();
     while let Some(value) = generator.next::<Value>("an example").unwrap() {
         seeds.push(value["seed"].as_u64());
     }
     assert_eq!(seeds, [Some(7), Some(8)]);
-    let mut fails = External::start(&shell("echo 1; exit 2"), &[], LIMITS).unwrap();
+    let mut fails = External::start(&shell("echo 1; exit 2"), ".".as_ref(), &[], LIMITS).unwrap();
     assert_eq!(fails.next::<u8>("a number").unwrap(), Some(1));
     assert!(fails.next::<u8>("a number").unwrap_err().to_string().contains("exit status: 2"));
 }

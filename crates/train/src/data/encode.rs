@@ -30,14 +30,14 @@ impl Encoder {
     /// # Errors
     /// A file is malformed, or there is no end token
     pub fn new(tokenizer_json: &[u8], config_json: &[u8]) -> Result<Self, DataError> {
-        let wrong =
-            |what: &str, problem: String| DataError::Encoding { place: what.to_owned(), problem };
+        let wrong = |what: &str, problem: String| DataError::Encoding { place: what.to_owned(), problem };
         let tokenizer = Tokenizer::from_json(tokenizer_json).map_err(|e| wrong("tokenizer.json", e.to_string()))?;
         let config = |problem| wrong("tokenizer_config.json", problem);
         let parsed = TokenizerConfig::from_json(config_json).map_err(|e| config(e.to_string()))?;
         let template = ChatTemplate::new(&parsed, &tokenizer).map_err(|e| config(e.to_string()))?;
         let eos = parsed.eos_id(&tokenizer);
-        let eos = eos.ok_or_else(|| config("expected an eos_token that is among the added tokens, found none".into()))?;
+        let eos =
+            eos.ok_or_else(|| config("expected an eos_token that is among the added tokens, found none".into()))?;
         let bos = parsed.bos_id(&tokenizer);
         let fingerprint = crate::hash::hex(&[tokenizer_json, config_json]);
         Ok(Self { tokenizer: Arc::new(tokenizer), template, bos, eos, fingerprint })
@@ -148,7 +148,8 @@ impl Encoder {
             let all: Vec<Message> = before.iter().chain([message]).cloned().collect();
             let (whole, _) = self.render(&all, &RenderOptions { add_generation_prompt: false, ..options }, place)?;
             let rest = whole.strip_prefix(prompt.as_slice());
-            let rest = rest.ok_or_else(|| encoding(place, &"the template writes this tool call otherwise than it prompts"))?;
+            let rest =
+                rest.ok_or_else(|| encoding(place, &"the template writes this tool call otherwise than it prompts"))?;
             return Ok((prompt, rest.to_vec()));
         }
         let mut ids = Vec::new();
@@ -167,7 +168,12 @@ impl Encoder {
         Ok((prompt, ids))
     }
 
-    fn render(&self, messages: &[Message], options: &RenderOptions, place: &str) -> Result<(Vec<u32>, bool), DataError> {
+    fn render(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+        place: &str,
+    ) -> Result<(Vec<u32>, bool), DataError> {
         let missing = "the tokenizer has no chat template; add chat_template to its tokenizer_config.json";
         let template = self.template.as_ref().ok_or_else(|| encoding(place, &missing))?;
         let rendered = template.render(messages, options).map_err(|e| encoding(place, &e))?;

@@ -100,7 +100,8 @@ impl TokenFile {
 
     /// Document `index` of a side.
     pub(super) fn document(&self, side: Split, index: u64) -> io::Result<Vec<Marked>> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the token file is damaged: remove it, it is made again");
+        let damaged =
+            || io::Error::new(io::ErrorKind::InvalidData, "the token file is damaged: remove it, it is made again");
         if index >= self.n_documents(side) {
             return Err(damaged());
         }
