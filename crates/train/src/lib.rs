@@ -7,12 +7,20 @@
 
 mod backward;
 mod batch;
+pub mod bpe;
+pub mod data;
 mod dispatch;
+pub mod external;
 mod forward;
+mod hash;
 mod layout;
 mod load;
 mod loss;
 mod net;
+pub mod optim;
+pub mod rng;
+pub mod split;
+pub mod tasks;
 mod workspace;
 
 pub use batch::Batch;

@@ -1,0 +1,226 @@
+//! Worked arithmetic: the steps a person writes, small enough that each is a thing to know by heart (single digits with
+//! a carry, the times table).
+//!
+//! Owns the form of a step in every task's reasoning. Numbers are far below 64 bits: tasks bound their parameters.
+
+use std::fmt::Write as _;
+
+/// Below this, sums and differences are written at once.
+const AT_ONCE: i64 = 100;
+
+/// A line of work and the value it ends in.
+pub(super) type Step = (String, i64);
+
+/// `a operator b`, where a division is exact.
+pub(super) fn operate(a: i64, operator: char, b: i64) -> Step {
+    match operator {
+        '+' => sum(a, '+', b, b),
+        '-' => sum(a, '-', b, -b),
+        '*' => product(a, b),
+        _ => quotient(a, b),
+    }
+}
+
+/// `a + signed`, written `a operator b`: reduced to a sum or a difference of numbers that are not negative.
+fn sum(a: i64, operator: char, b: i64, signed: i64) -> Step {
+    let value = a + signed;
+    let head = format!("{a} {operator} {b}");
+    let (large, small) = (a.abs().max(signed.abs()), a.abs().min(signed.abs()));
+    let same_sign = (a < 0) == (signed < 0);
+    let plain = if same_sign { format!("{} + {}", a.abs(), signed.abs()) } else { format!("{large} - {small}") };
+    let minus = if value < 0 { "-" } else { "" };
+    let rewritten = match () {
+        () if plain == head => head,
+        () if value < 0 => format!("{head} = -({plain})"),
+        () => format!("{head} = {plain}"),
+    };
+    if large < AT_ONCE {
+        return (format!("{rewritten} = {value}"), value);
+    }
+    let columns = if same_sign { add_columns(a.abs(), signed.abs()) } else { subtract_columns(large, small) };
+    (format!("{rewritten}: {columns}, {minus}{}", value.abs()), value)
+}
+
+/// Decimal digits, lowest first.
+fn digits(number: i64) -> Vec<i64> {
+    number.to_string().bytes().rev().map(|byte| i64::from(byte - b'0')).collect()
+}
+
+fn digit(number: &[i64], place: usize) -> i64 {
+    number.get(place).copied().unwrap_or(0)
+}
+
+/// `7+6=13, 5+8+1=14, 4+3+1=8` for 457 + 386.
+fn add_columns(a: i64, b: i64) -> String {
+    let (a, b) = (digits(a), digits(b));
+    let mut carry = 0;
+    let columns = (0..a.len().max(b.len())).map(|place| {
+        let (x, y) = (digit(&a, place), digit(&b, place));
+        let total = x + y + carry;
+        let text = if carry == 0 { format!("{x}+{y}={total}") } else { format!("{x}+{y}+{carry}={total}") };
+        carry = total / 10;
+        text
+    });
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// `3-6+10=7, 4-8-1+10=5, 8-3-1=4` for 843 − 386; a is at least b.
+fn subtract_columns(a: i64, b: i64) -> String {
+    let (a, b) = (digits(a), digits(b));
+    let mut borrow = 0;
+    let columns = (0..a.len()).map(|place| {
+        let (x, y) = (digit(&a, place), digit(&b, place));
+        let mut text = format!("{x}-{y}");
+        let mut rest = x - y - borrow;
+        if borrow > 0 {
+            text.push_str("-1");
+        }
+        borrow = i64::from(rest < 0);
+        if rest < 0 {
+            text.push_str("+10");
+            rest += 10;
+        }
+        let _ = write!(text, "={rest}");
+        text
+    });
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// Partial products by the digits of the shorter factor, lowest first, and their running sum.
+fn product(a: i64, b: i64) -> Step {
+    let value = a * b;
+    let head = format!("{a} * {b}");
+    let (long, short) = if a.abs() >= b.abs() { (a.abs(), b.abs()) } else { (b.abs(), a.abs()) };
+    let minus = if value < 0 { "-" } else { "" };
+    if long < 10 || short < 2 || [10, 100, 1000].contains(&short) {
+        return (format!("{head} = {value}"), value);
+    }
+    let mut text = format!("{head}: ");
+    if short < 10 {
+        let _ = write!(text, "{}, {minus}{}", multiply_columns(long, short), value.abs());
+        return (text, value);
+    }
+    let mut total = 0;
+    let mut power = 1;
+    for (place, factor) in digits(short).into_iter().enumerate() {
+        let partial = long * factor;
+        if factor > 0 {
+            let shifted = partial * power;
+            let zeros = if place > 0 { format!(" -> {shifted}") } else { String::new() };
+            let work = if factor > 1 { format!("{}, ", multiply_columns(long, factor)) } else { String::new() };
+            let _ = write!(text, "\n{long} * {factor}: {work}{partial}{zeros}");
+            if total > 0 {
+                let _ = write!(text, "\n{}", sum(total, '+', shifted, shifted).0);
+            }
+            total += shifted;
+        }
+        power *= 10;
+    }
+    let _ = write!(text, "\n= {minus}{}", value.abs());
+    (text, value)
+}
+
+/// `7*6=42, 4*6+4=28` for 47 · 6.
+fn multiply_columns(a: i64, factor: i64) -> String {
+    let mut carry = 0;
+    let columns = digits(a).into_iter().map(|x| {
+        let total = x * factor + carry;
+        let text = if carry == 0 { format!("{x}*{factor}={total}") } else { format!("{x}*{factor}+{carry}={total}") };
+        carry = total / 10;
+        text
+    });
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// Long division: `169-4*36=25, 252-7*36=0` for 1692 / 36; exact.
+fn quotient(a: i64, b: i64) -> Step {
+    let value = a / b;
+    let head = format!("{a} / {b}");
+    let (dividend, divisor) = (a.abs(), b.abs());
+    if dividend < AT_ONCE || divisor == 1 {
+        return (format!("{head} = {value}"), value);
+    }
+    (format!("{head}: {}, {value}", divide_columns(dividend, divisor)), value)
+}
+
+fn divide_columns(dividend: i64, divisor: i64) -> String {
+    let mut rest = 0;
+    let mut columns = Vec::new();
+    for digit in digits(dividend).into_iter().rev() {
+        rest = rest * 10 + digit;
+        if rest < divisor && columns.is_empty() {
+            continue;
+        }
+        let times = rest / divisor;
+        columns.push(format!("{rest}-{times}*{divisor}={}", rest - times * divisor));
+        rest -= times * divisor;
+    }
+    columns.join(", ")
+}
+
+/// `a = q * b + r`.
+pub(super) fn divide_with_rest(a: i64, b: i64) -> (String, i64) {
+    (format!("{a} = {} * {b} + {}", a / b, a % b), a % b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::expression::evaluate;
+
+    /// Every `left=right` and `left = right` of a line whose sides are expressions must hold.
+    fn equations_hold(text: &str) -> usize {
+        let mut n_held = 0;
+        for part in text.split(['\n', ',', ':', '>']) {
+            let sides: Vec<_> = part.split('=').map(evaluate).collect();
+            for pair in sides.windows(2) {
+                if let [Ok((left, _)), Ok((right, _))] = pair {
+                    assert_eq!(left, right, "{part} in {text}");
+                    n_held += 1;
+                }
+            }
+        }
+        n_held
+    }
+
+    #[test]
+    fn every_step_is_true_and_the_last_number_is_the_value() {
+        let numbers = [0, 1, 2, 7, 9, 10, 12, 47, 99, 100, 101, 386, 457, 843, 999, 1000, 1386, 9999, 50_207];
+        let mut n_held = 0;
+        for a in numbers.iter().flat_map(|a| [*a, -*a]) {
+            for b in numbers.iter().flat_map(|b| [*b, -*b]) {
+                for operator in ['+', '-', '*'] {
+                    let (text, value) = operate(a, operator, b);
+                    let expected = match operator {
+                        '+' => a + b,
+                        '-' => a - b,
+                        _ => a * b,
+                    };
+                    assert_eq!(value, expected);
+                    assert!(text.starts_with(&format!("{a} {operator} {b}")), "{text}");
+                    assert!(text.ends_with(&format!(" {value}")), "{text} {value}");
+                    n_held += equations_hold(&text);
+                }
+                if b != 0 {
+                    let (text, value) = operate(a * b, '/', b);
+                    assert_eq!(value, a);
+                    assert!(text.ends_with(&format!(" {a}")), "{text}");
+                    n_held += equations_hold(&text);
+                }
+            }
+        }
+        assert!(n_held > 5000, "{n_held}");
+    }
+
+    #[test]
+    fn the_form_of_steps() {
+        assert_eq!(operate(457, '+', 386).0, "457 + 386: 7+6=13, 5+8+1=14, 4+3+1=8, 843");
+        assert_eq!(operate(12, '-', 45).0, "12 - 45 = -(45 - 12) = -33");
+        assert_eq!(operate(386, '-', 843).0, "386 - 843 = -(843 - 386): 3-6+10=7, 4-8-1+10=5, 8-3-1=4, -457");
+        assert_eq!(operate(47, '*', 6).0, "47 * 6: 7*6=42, 4*6+4=28, 282");
+        assert_eq!(operate(1692, '/', 36).0, "1692 / 36: 169-4*36=25, 252-7*36=0, 47");
+        let lines = "47 * 36: \n47 * 6: 7*6=42, 4*6+4=28, 282\n47 * 3: 7*3=21, 4*3+2=14, 141 -> 1410\n\
+                     282 + 1410: 2+0=2, 8+1=9, 2+4=6, 0+1=1, 1692\n= 1692";
+        assert_eq!(operate(47, '*', 36).0, lines);
+    }
+}
