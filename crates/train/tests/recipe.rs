@@ -1,0 +1,210 @@
+//! Recipes: what a good one means, and that every wrong one is refused before anything starts, by file, line and key.
+
+use std::fs;
+use std::path::Path;
+
+use train::data::Definition;
+use train::optim::{Method, Schedule};
+use train::recipe::{ModelStart, Recipe, StageKind, config_json};
+
+const GOOD: &str = r#"
+seed = 7
+held_out = 0.05
+output = "run"
+
+[model]
+hidden_size = 64
+num_hidden_layers = 3
+num_attention_heads = 4
+
+[tokenizer]
+vocab_size = 512
+sources = ["sums", "prose"]
+
+[data.prose]
+text = ["*.txt"]
+separator = "\n\n"
+
+[data.talks]
+chat = ["talks.jsonl"]
+
+[data.sums]
+task = "chain_sum"
+parameters = { terms = [2, 3], digits = [1, 2] }
+
+[data.made]
+command = ["python3", "make.py"]
+count = 100
+
+[[stage]]
+type = "pretrain"
+tokens = 100_000
+batch_tokens = 2048
+micro_batch_tokens = 512
+sequence_length = 256
+mixture = { prose = 1.0, sums = 3 }
+schedule = { type = "wsd", warmup_steps = 5, decay_steps = 10 }
+
+[stage.optimizer]
+type = "muon"
+lr = 0.01
+adamw = { betas = [0.9, 0.99] }
+
+[[stage]]
+type = "sft"
+steps = 20
+batch_tokens = 1024
+sequence_length = 256
+[stage.optimizer]
+type = "adamw"
+lr = 3e-4
+"#;
+
+fn parse(text: &str) -> Result<Recipe, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.txt", "talks.jsonl"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    Recipe::parse(text, &folder.path().join("r.toml")).map_err(|e| {
+        let text = e.to_string();
+        text.rsplit_once("r.toml").map_or(text.clone(), |(_, rest)| format!("r.toml{rest}"))
+    })
+}
+
+#[test]
+fn a_good_recipe() {
+    let recipe = parse(GOOD).unwrap();
+    assert_eq!((recipe.seed, recipe.held_out, recipe.keep_checkpoints), (7, 0.05, 2));
+    assert!(recipe.output.ends_with("run") && recipe.cache.ends_with("run/cache"));
+    let ModelStart::Shape(shape) = &recipe.model else { panic!("{:?}", recipe.model) };
+    let config = config_json(shape, 512, Some(0), 1);
+    let config = model::Config::from_json(&config).unwrap();
+    assert_eq!((config.hidden_size, config.num_hidden_layers, config.num_nextn_predict_layers), (64, 3, 1));
+    assert!(matches!(&recipe.data["prose"], Definition::Text { files, .. } if files.len() == 1));
+    assert!(matches!(&recipe.data["made"], Definition::Command { count: 100, .. }));
+    let [pretrain, sft] = &recipe.stages[..] else { panic!("two stages") };
+    assert_eq!(
+        (pretrain.kind, pretrain.n_steps(), pretrain.n_rows(), pretrain.n_micro_rows()),
+        (StageKind::Pretrain, 49, 8, 2)
+    );
+    assert!(
+        matches!(pretrain.optimizer.method(), Method::Muon(muon, adamw) if muon.momentum == 0.95 && adamw.betas[1] == 0.99)
+    );
+    assert_eq!((pretrain.lr(0), pretrain.lr(10), pretrain.lr(48)), (0.01 / 5.0, 0.01, 0.0));
+    assert_eq!((sft.kind, sft.n_steps(), sft.schedule, sft.clip_norm), (StageKind::Sft, 20, Schedule::default(), 1.0));
+    // The name is that of the content.
+    let respelled = GOOD.replace("seed = 7\n", "# a remark\nseed  =  7 \n\n");
+    assert_eq!(parse(&respelled).unwrap().fingerprint(), recipe.fingerprint());
+    assert_ne!(parse(&GOOD.replace("seed = 7", "seed = 8")).unwrap().fingerprint(), recipe.fingerprint());
+}
+
+#[test]
+fn wrong_recipes_are_refused_by_line_and_key() {
+    for (from, to, said) in [
+        // Form.
+        ("seed = 7", "sed = 7", "r.toml:2: unknown field `sed`, expected one of `seed`"),
+        ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
+        ("seed = 7", "seed = ", "r.toml:2: "),
+        ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
+        ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected `pretrain` or `sft`"),
+        ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
+        ("output = \"run\"", "", "missing field `output`"),
+        // The whole.
+        ("held_out = 0.05", "held_out = 0.9", "r.toml:3: `held_out`: expected a share from 0 to 0.5, found 0.9"),
+        ("held_out = 0.05", "held_out = nan", "r.toml:3: `held_out`"),
+        // Model.
+        ("hidden_size = 64", "hiden_size = 64", "r.toml:7: `model.hiden_size`: expected `from` (a model), `config`"),
+        ("hidden_size = 64", "hidden_size = -1", "r.toml:7: `model.hidden_size`: expected"),
+        ("hidden_size = 64", "num_experts_per_tok = 99", "`model.num_experts_per_tok`: expected at most 8"),
+        ("hidden_size = 64", "from = \"x\"", "r.toml:8: `model.num_"),
+        ("hidden_size = 64", "initializer_range = 0", "`model.initializer_range`: expected a number above 0"),
+        // Tokenizer.
+        (
+            "vocab_size = 512",
+            "vocab_size = 100",
+            "r.toml:12: `tokenizer.vocab_size`: expected 272 to 262144, found 100",
+        ),
+        ("vocab_size = 512", "", "`tokenizer`: expected `vocab_size` (train one) or `from`"),
+        ("vocab_size = 512", "from = \"tok\"", "`tokenizer.from`: "),
+        (
+            "\"sums\", \"prose\"",
+            "\"sum\"",
+            "`tokenizer.sources`: expected a source of [data], found \"sum\"; there are made, prose",
+        ),
+        // Data.
+        ("text = [\"*.txt\"]", "text = [\"*.rst\"]", "r.toml:16: `data.prose.text`: "),
+        ("text = [\"*.txt\"]", "text = []", "`data.prose.text`: expected at least one file"),
+        (
+            "text = [\"*.txt\"]",
+            "text = [\"*.txt\"]\ntask = \"gcd\"",
+            "r.toml:15: `data.prose`: expected exactly one of",
+        ),
+        (
+            "chat = [\"talks.jsonl\"]",
+            "",
+            "`data.talks`: expected exactly one of `text`, `chat`, `task` and `command`, found none",
+        ),
+        ("chat = [\"talks.jsonl\"]", "chat = [\"gone.jsonl\"]", "gone.jsonl: no such file"),
+        ("chat = [\"talks.jsonl\"]", "chat = [\"talks.jsonl\"]\ncount = 3", "`data.talks.count`: belongs to `command`"),
+        (
+            "task = \"chain_sum\"",
+            "task = \"chain\"",
+            "r.toml:23: `data.sums.task`: task \"chain\" is not known; there are chain_sum",
+        ),
+        (
+            "terms = [2, 3]",
+            "terms = [3, 2]",
+            "r.toml:24: `data.sums.parameters`: parameters of task \"chain_sum\": `terms` is [3, 2]",
+        ),
+        ("count = 100", "", "r.toml:26: `data.made.count`: expected how many examples"),
+        ("command = [\"python3\", \"make.py\"]", "command = []", "`data.made.command`: expected a program"),
+        // Stages.
+        ("tokens = 100_000", "tokens = 100_000\nsteps = 3", "`stage[0].tokens`: expected either this or `steps`"),
+        ("steps = 20", "", "r.toml:44: `stage[1].steps`: expected `steps` or `tokens`, found neither"),
+        ("steps = 20", "steps = 0", "r.toml:46: `stage[1].steps`: expected 1 to"),
+        (
+            "batch_tokens = 2048",
+            "batch_tokens = 2000",
+            "r.toml:33: `stage[0].batch_tokens`: expected a multiple of sequence_length 256",
+        ),
+        ("micro_batch_tokens = 512", "micro_batch_tokens = 768", "`stage[0].micro_batch_tokens`"),
+        ("sequence_length = 256\nmixture", "sequence_length = 1\nmixture", "`stage[0].sequence_length`: expected 2 to"),
+        (
+            "num_attention_heads = 4",
+            "max_position_embeddings = 128",
+            "expected at most the model's max_position_embeddings 128",
+        ),
+        ("sums = 3", "sum = 3", "r.toml:36: `stage[0].mixture.sum`: expected a source of [data]"),
+        ("sums = 3", "sums = 0", "`stage[0].mixture.sums`: expected a share above 0, found 0"),
+        ("decay_steps = 10", "decay_steps = 1000", "`stage[0].schedule`: warmup_steps 5 and decay_steps 1000 exceed"),
+        ("lr = 0.01", "lr = 0", "r.toml:41: `stage[0].optimizer.lr`: expected a number above 0"),
+        (
+            "betas = [0.9, 0.99]",
+            "betas = [0.9, 1.0]",
+            "`stage[0].optimizer.adamw.betas`: expected 0 or more and below 1",
+        ),
+        ("lr = 3e-4", "lr = 3e-4\nmuon = {}", "`stage[1].optimizer.muon`: belongs to type \"muon\""),
+        ("steps = 20", "steps = 20\nclip_norm = 0.0", "`stage[1].clip_norm`: expected a number from above 0"),
+        ("steps = 20", "steps = 20\ncheckpoint_every = 0", "`stage[1].checkpoint_every`"),
+        ("held_out = 0.05", "held_out = 0.0", "`stage[0].evaluate_every`: expected 0 where `held_out` is 0"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(error.starts_with("r.toml") && error.contains(said), "{to}\n  gives {error}\n  not   {said}");
+    }
+    let error = Recipe::load(Path::new("gone.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("gone.toml: cannot read the recipe"), "{error}");
+}
+
+#[test]
+fn shapes_are_validated_as_configs_are() {
+    let with = |line: &str| parse(&GOOD.replacen("hidden_size = 64", line, 1));
+    assert!(with("n_routed_experts = 0\nnum_nextn_predict_layers = 0").is_ok());
+    assert!(with("q_lora_rank = 32\nn_group = 4\ntopk_group = 2").is_ok());
+    let yarn = "rope_scaling = { type = \"yarn\", factor = 4.0, original_max_position_embeddings = 1024 }";
+    assert!(with(yarn).is_ok());
+    assert!(
+        with("rope_scaling = { type = \"spiral\" }").unwrap_err().contains("`model.type`")
+            || with("rope_scaling = { type = \"spiral\" }").is_err()
+    );
+}
