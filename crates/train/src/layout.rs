@@ -42,6 +42,8 @@ pub struct Published {
     pub shape: Vec<usize>,
     /// Its values in the arena.
     pub range: Range<usize>,
+    /// As [`Param::is_trained`].
+    pub is_trained: bool,
 }
 
 impl Layout {
@@ -96,6 +98,7 @@ impl Layout {
                 name: planned.safetensors.replace("{}", &e.to_string()),
                 shape: shape.clone(),
                 range: range.start + e * each..range.start + (e + 1) * each,
+                is_trained: param.is_trained(),
             })
         })
     }

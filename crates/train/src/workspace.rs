@@ -5,6 +5,8 @@
 //! silu(gate)·up are made anew in the backward pass: they cost little and are as large as what is kept.
 //! Must not compute.
 
+use std::cell::Cell;
+
 use ops::{DeviceError, zeroed};
 
 use crate::dispatch::Dispatch;
@@ -141,7 +143,20 @@ impl Workspace {
     /// # Errors
     /// there is not enough memory
     pub fn new(net: &Net, n_rows: usize) -> Result<Self, DeviceError> {
-        let rows = Rows { n_rows };
+        Self::of(&Rows { n_rows, n_values: Cell::new(0), counted_only: false }, net)
+    }
+
+    /// Bytes that [`Workspace::new`] asks for; `u64::MAX` where they cannot be counted.
+    #[must_use]
+    pub fn n_bytes(net: &Net, n_rows: usize) -> u64 {
+        let rows = Rows { n_rows, n_values: Cell::new(0), counted_only: true };
+        match Self::of(&rows, net) {
+            Ok(_) => rows.n_values.get().saturating_mul(size_of::<f32>() as u64),
+            Err(_) => u64::MAX,
+        }
+    }
+
+    fn of(rows: &Rows, net: &Net) -> Result<Self, DeviceError> {
         let d = net.config.hidden_size;
         let n_layers = net.layers.len();
         let mtp = match &net.mtp {
@@ -156,7 +171,7 @@ impl Workspace {
             }),
         };
         Ok(Self {
-            n_rows,
+            n_rows: rows.n_rows,
             x: (0..=n_layers).map(|_| rows.of(d)).collect::<Result<_, _>>()?,
             layers: net.layers.iter().map(|layer| rows.layer(layer, d)).collect::<Result<_, _>>()?,
             h: rows.of(d)?,
@@ -178,14 +193,28 @@ impl Workspace {
     }
 }
 
-/// Allocates buffers of so many rows.
+/// Allocates buffers of so many rows, or only counts what they hold.
 struct Rows {
     n_rows: usize,
+    n_values: Cell<u64>,
+    counted_only: bool,
 }
 
 impl Rows {
     fn of(&self, width: usize) -> Result<Vec<f32>, DeviceError> {
-        zeroed(self.n_rows.saturating_mul(width), "activations")
+        self.values(self.n_rows.saturating_mul(width))
+    }
+
+    fn values(&self, n: usize) -> Result<Vec<f32>, DeviceError> {
+        self.n_values.set(self.n_values.get().saturating_add(n as u64));
+        zeroed(if self.counted_only { 0 } else { n }, "activations")
+    }
+
+    /// The choices of experts: four lists of 32-bit indices.
+    fn dispatch(&self, n_experts: usize, top_k: usize) -> Result<Dispatch, DeviceError> {
+        let n = self.n_rows.saturating_mul(top_k);
+        self.n_values.set(self.n_values.get().saturating_add(4 * n as u64));
+        Dispatch::new(n_experts, top_k, if self.counted_only { 0 } else { self.n_rows })
     }
 
     fn swiglu(&self, width: usize) -> Result<SwiGluKept, DeviceError> {
@@ -212,7 +241,7 @@ impl Rows {
                     FfnKept::Moe(Box::new(MoeKept {
                         logits: self.of(router.n_experts)?,
                         weights: self.of(router.top_k)?,
-                        dispatch: Dispatch::new(router.n_experts, router.top_k, self.n_rows)?,
+                        dispatch: self.dispatch(router.n_experts, router.top_k)?,
                         experts: self.swiglu(router.top_k * w.moe.moe_intermediate_size)?,
                         shared: w.shared.as_ref().map(|w| self.swiglu(w.width())).transpose()?,
                     }))
@@ -242,7 +271,7 @@ impl Rows {
             picks: [of(widest.top_k * d)?, of(widest.top_k * d)?],
             d_logits: of(widest.experts)?,
             d_weights: of(widest.top_k)?,
-            logits: zeroed(LOGIT_ROWS.min(self.n_rows).saturating_mul(net.config.vocab_size), "logits")?,
+            logits: self.values(LOGIT_ROWS.min(self.n_rows).saturating_mul(net.config.vocab_size))?,
         })
     }
 }

@@ -1,4 +1,5 @@
 //! The whole objective against differences: what no oracle knows (MTP, balance, packing).
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use ops::Reference;
 use testkit::oracle::{fixtures, oracles};
@@ -10,7 +11,8 @@ fn model(name: &str) -> (Net, Vec<f32>, Vec<u32>) {
     let oracle = oracles(&fixtures()).into_iter().find(|oracle| oracle.name == name).unwrap();
     let (config, weights) = oracle.weights().unwrap();
     let (net, params) = train::load(config, &weights).unwrap();
-    (net, params, oracle.prompts()[0].ids[..24].to_vec())
+    // A stretch where no token is near a tie of experts.
+    (net, params, oracle.prompts()[0].ids[16..40].to_vec())
 }
 
 fn run(net: &Net, params: &[f32], batch: &Batch) -> (Losses, Vec<f32>) {
@@ -42,17 +44,17 @@ fn every_tensor_follows_differences() {
         let slope: f64 = g[range.clone()].iter().map(|v| f64::from(v.abs())).sum();
         assert!(slope > 0.0, "{}: no gradient", param.planned.name);
         // A large step may change a choice of experts, of a small one little is left after rounding: one must agree.
-        let off = [4e-3, 1e-3, 2.5e-4].map(|change| {
+        let off = |change: f64| {
             let step = (change / slope).min(1e-3) as f32;
             let moved = |h: f32| {
                 let mut params = params.clone();
                 params[range.clone()].iter_mut().zip(&g[range.clone()]).for_each(|(p, g)| *p += h * g.signum());
                 run(&net, &params, &batch).0.total
             };
-            (moved(step) - moved(-step)) / (2.0 * f64::from(step)) / slope - 1.0
-        });
-        let best = off.iter().fold(f64::INFINITY, |best, off| best.min(off.abs()));
-        assert!(best < 0.01, "{}: gradient {slope}, differences off by {off:?}", param.planned.name);
+            ((moved(step) - moved(-step)) / (2.0 * f64::from(step)) / slope - 1.0).abs()
+        };
+        let agrees = [4e-3, 1e-3, 2.5e-4].into_iter().any(|change| off(change) < 0.01);
+        assert!(agrees, "{}: gradient {slope} is off by {}", param.planned.name, off(1e-3));
     }
 }
 

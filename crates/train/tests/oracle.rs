@@ -1,9 +1,15 @@
 //! Losses, gradients and a training run against PyTorch's.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use checkpoint::Checkpoint;
+use model::Config;
 use ops::Reference;
 use testkit::oracle::{Oracle, fixtures, oracles};
 use testkit::training::Training;
 use train::{Batch, Losses, Net, Objective, Workspace, loss_and_gradient};
+
+/// Relative, of norms, sums and values.
+const TOLERANCE: f64 = 1e-4;
 
 /// A model, prompt a as a batch, and what PyTorch says of them.
 struct Case {
@@ -16,7 +22,11 @@ struct Case {
 impl Case {
     fn new(oracle: &Oracle) -> Self {
         let (config, weights) = oracle.weights().unwrap();
-        let (net, params) = train::load(config, &weights).unwrap();
+        Self::of(oracle, config, &weights)
+    }
+
+    fn of(oracle: &Oracle, config: Config, weights: &Checkpoint) -> Self {
+        let (net, params) = train::load(config, weights).unwrap();
         let mut batch = Batch::default();
         batch.push(&oracle.prompts()[0].ids, |_| 1.0);
         batch.average();
@@ -58,26 +68,57 @@ fn gradient_of(net: &Net, g: &[f32], name: &str) -> Vec<f32> {
     }
 }
 
+/// The largest relative distance of a case's loss and gradients to PyTorch's.
+fn distance(name: &str, case: &mut Case, training: &Training) -> f64 {
+    let (losses, g) = case.gradient();
+    let mut worst = (losses.total - training.loss).abs() / training.loss;
+    assert!(worst < TOLERANCE, "{name}: loss {} for {}", losses.total, training.loss);
+    for stats in &training.gradients {
+        let gradient = gradient_of(&case.net, &g, &stats.name);
+        let values = || gradient.iter().map(|v| f64::from(*v));
+        let norm = values().map(|v| v * v).sum::<f64>().sqrt();
+        let typical = stats.norm / (gradient.len() as f64).sqrt();
+        let first = values().zip(&stats.first).map(|(v, first)| (v - first).abs() / (first.abs() + typical));
+        let off = first.fold((norm - stats.norm).abs() / stats.norm, f64::max);
+        let off = off.max((values().sum::<f64>() - stats.sum).abs() / (stats.sum.abs() + stats.norm));
+        assert!(off < TOLERANCE, "{name}: {} is off by {off:.1e}: norm {norm}, {stats:?}", stats.name);
+        worst = worst.max(off);
+    }
+    worst
+}
+
 #[test]
 fn gradients_are_those_of_pytorch() {
-    const TOLERANCE: f64 = 1e-4;
     for (oracle, training) in trained() {
-        let mut case = Case::new(&oracle);
-        let (losses, g) = case.gradient();
-        let mut worst = (losses.total - training.loss).abs() / training.loss;
-        assert!(worst < TOLERANCE, "{}: loss {} for {}", oracle.name, losses.total, training.loss);
-        for stats in &training.gradients {
-            let gradient = gradient_of(&case.net, &g, &stats.name);
-            let values = || gradient.iter().map(|v| f64::from(*v));
-            let norm = values().map(|v| v * v).sum::<f64>().sqrt();
-            let typical = stats.norm / (gradient.len() as f64).sqrt();
-            let first = values().zip(&stats.first).map(|(v, first)| (v - first).abs() / (first.abs() + typical));
-            let off = first.fold((norm - stats.norm).abs() / stats.norm, f64::max);
-            let off = off.max((values().sum::<f64>() - stats.sum).abs() / (stats.sum.abs() + stats.norm));
-            assert!(off < TOLERANCE, "{}: {} is off by {off:.1e}: norm {norm}, {stats:?}", oracle.name, stats.name);
-            worst = worst.max(off);
-        }
+        let worst = distance(&oracle.name, &mut Case::new(&oracle), &training);
         println!("{}: {} gradients, off by {worst:.1e} at most", oracle.name, training.gradients.len());
+    }
+}
+
+/// Lossless GGUF files: the latents' matrix in one or two parts, rotated channels in another order, split files.
+#[test]
+fn a_gguf_file_has_the_same_gradients_under_the_same_names() {
+    let files = [
+        "dsv2_group.legacy.bf16.gguf",
+        "dsv2_lite.bf16.gguf",
+        "dsv3.bf16.gguf",
+        "llama3.bf16-00001-of-00003.gguf",
+        "qwen2_tied.bf16.gguf",
+        "qwen3_yarn.bf16.gguf",
+    ];
+    for file in files {
+        let weights = Checkpoint::open(fixtures().join("../gguf").join(file)).unwrap();
+        let config = Config::from_gguf(&weights).unwrap();
+        let (oracle, training) =
+            trained().into_iter().find(|(o, _)| file.starts_with(&format!("{}.", o.name))).unwrap();
+        let mut case = Case::of(&oracle, config, &weights);
+        let worst = distance(file, &mut case, &training);
+        println!("{file}: off by {worst:.1e} at most");
+        let published = Case::new(&oracle);
+        for tensor in case.net.layout.published() {
+            let same = published.net.layout.published().find(|other| other.name == tensor.name).unwrap();
+            assert_eq!(case.params[tensor.range], published.params[same.range], "{file}: {}", tensor.name);
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns reading token ids and writing the file. Must not compute.
 
+mod grad;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -34,8 +36,12 @@ pub(crate) struct Args {
     input: Input,
     /// Safetensors file to write: `token_ids` (T, i32) and `logits` (T × vocab, f32); with an MTP module `mtp_logits`
     /// (T-1 × vocab), row i being the distribution of token i+2; with --greedy `greedy_ids` (T+N, i32).
-    #[arg(long, value_name = "X.safetensors")]
-    out: PathBuf,
+    #[arg(long, value_name = "X.safetensors", required_unless_present = "grad")]
+    out: Option<PathBuf>,
+    /// Safetensors file to write: `loss` (mean next-token cross-entropy of the tokens, f32) and its gradient with respect
+    /// to every parameter, under its published name (f32).
+    #[arg(long, value_name = "G.safetensors")]
+    grad: Option<PathBuf>,
     /// Form of Multi-head Latent Attention.
     #[arg(long, value_enum, default_value = "auto")]
     form: FormArg,
@@ -168,37 +174,52 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let source = Source::open(&args.model)?;
     let tokens = args.input.token_ids(&source)?;
     check(args, &tokens, &source)?;
+    let mut report = serde_json::Map::new();
+    let mut lines = String::new();
+    if let Some(out) = &args.out {
+        let (tensors, greedy) = write_logits(args, out, &source, &tokens)?;
+        let shapes: Vec<String> = tensors.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        lines += &format!("{}: {}\n", out.display(), shapes.join(", "));
+        let tensors = tensors.into_iter().map(|(name, shape)| (name.to_owned(), shape.into()));
+        report.insert("out".into(), serde_json::json!(out));
+        report.insert("tensors".into(), serde_json::Value::Object(tensors.collect()));
+        report.insert("greedy".into(), greedy.into());
+    }
+    if let Some(out) = &args.grad {
+        let loss = grad::write(out, &source, &tokens)?;
+        lines += &format!("{}: loss {loss}, gradients\n", out.display());
+        report.insert("grad".into(), serde_json::json!(out));
+        report.insert("loss".into(), loss.into());
+    }
+    print(&if args.json { format!("{}\n", serde_json::Value::Object(report)) } else { lines })
+}
+
+/// Names and shapes of the tensors written, and the tokens found greedily.
+type Written = (Vec<(&'static str, Vec<usize>)>, Vec<u32>);
+
+fn write_logits(args: &Args, out: &Path, source: &Source, tokens: &[u32]) -> Result<Written, Failure> {
     let (vocab, n) = (source.config.vocab_size, tokens.len());
     let found = match args.device {
-        DeviceArg::Cpu => compute(args, &cpu(None)?.with_activations(args.activations.into()), &source, &tokens)?,
-        DeviceArg::Reference => compute(args, &Reference, &source, &tokens)?,
+        DeviceArg::Cpu => compute(args, &cpu(None)?.with_activations(args.activations.into()), source, tokens)?,
+        DeviceArg::Reference => compute(args, &Reference, source, tokens)?,
     };
     let f32s = Dtype::Weight(WeightFormat::F32);
     let ids: Vec<u8> = found.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let (logits_shape, mtp_shape, ids_shape) = ([n, vocab], [n - 1, vocab], [found.ids.len()]);
-    let mut items = vec![
-        Item { name: "token_ids", dtype: Dtype::I32, shape: &logits_shape[..1], data: Data::Bytes(&ids[..4 * n]) },
-        Item { name: "logits", dtype: f32s.clone(), shape: &logits_shape, data: Data::F32(&found.logits) },
+    let mut tensors = vec![
+        ("token_ids", Dtype::I32, vec![n], Data::Bytes(&ids[..4 * n])),
+        ("logits", f32s.clone(), vec![n, vocab], Data::F32(&found.logits)),
     ];
     if source.config.num_nextn_predict_layers > 0 {
-        items.push(Item { name: "mtp_logits", dtype: f32s, shape: &mtp_shape, data: Data::F32(&found.mtp_logits) });
+        tensors.push(("mtp_logits", f32s, vec![n - 1, vocab], Data::F32(&found.mtp_logits)));
     }
     if args.greedy > 0 {
-        items.push(Item { name: "greedy_ids", dtype: Dtype::I32, shape: &ids_shape, data: Data::Bytes(&ids) });
+        tensors.push(("greedy_ids", Dtype::I32, vec![found.ids.len()], Data::Bytes(&ids)));
     }
-    safetensors(&args.out, &BTreeMap::new(), &items)?;
-    report(args, &items, &found.ids[n..])
-}
-
-fn report(args: &Args, items: &[Item<'_>], greedy: &[u32]) -> Result<(), Failure> {
-    if args.json {
-        let tensors: serde_json::Map<String, serde_json::Value> =
-            items.iter().map(|item| (item.name.to_owned(), item.shape.into())).collect();
-        let report = serde_json::json!({ "out": args.out, "tensors": tensors, "greedy": greedy });
-        return print(&format!("{report}\n"));
-    }
-    let shapes: Vec<String> = items.iter().map(|item| format!("{} {:?}", item.name, item.shape)).collect();
-    print(&format!("{}: {}\n", args.out.display(), shapes.join(", ")))
+    let items =
+        tensors.iter().map(|(name, dtype, shape, data)| Item { name, dtype: dtype.clone(), shape, data: *data });
+    safetensors(out, &BTreeMap::new(), &items.collect::<Vec<_>>())?;
+    let shapes = tensors.into_iter().map(|(name, _, shape, _)| (name, shape)).collect();
+    Ok((shapes, found.ids[n..].to_vec()))
 }
 
 fn compute<D: Device>(args: &Args, dev: &D, source: &Source, tokens: &[u32]) -> Result<Outputs, Failure> {
