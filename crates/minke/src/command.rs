@@ -4,3 +4,4 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod train;

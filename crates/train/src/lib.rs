@@ -22,6 +22,7 @@ mod net;
 pub mod optim;
 pub mod recipe;
 pub mod rng;
+pub mod run;
 pub mod split;
 pub mod tasks;
 mod workspace;

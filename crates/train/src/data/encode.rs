@@ -49,6 +49,12 @@ impl Encoder {
         &self.tokenizer
     }
 
+    /// The token that opens texts, if there is one.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
     /// The token that ends documents and turns; rows are filled up with it.
     #[must_use]
     pub fn eos(&self) -> u32 {

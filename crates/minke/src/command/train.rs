@@ -1,0 +1,155 @@
+//! `minke train`: a recipe, from its start or from where it was interrupted.
+//!
+//! Owns the command's flags and what is shown of a run. Must not train.
+
+use std::path::PathBuf;
+
+use indicatif::ProgressBar;
+use ops::{Gemm, GemmLayout, TrainDevice};
+use serde_json::json;
+use train::log::StepRecord;
+use train::optim;
+use train::recipe::Recipe;
+use train::run::{Observer, Plan, Run};
+
+use crate::failure::{Failure, print};
+use crate::memory::{bytes, grouped, memory};
+
+/// Train a model as a recipe says: from nothing or from one that is there, stage by stage.
+///
+/// A run that was interrupted, by a signal or a power cut, goes on from its last checkpoint when the same command is given
+/// again, and ends as it would have. The run's folder (`output` in the recipe) holds the checkpoints, which are models that
+/// other commands take, and log.jsonl with a line per step.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    minke train recipe.toml --dry-run\n  \
+    minke train recipe.toml")]
+pub(crate) struct Args {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Check the recipe and its data, say what it amounts to, and train nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the record of each step to stdout as JSON, one line each; with --dry-run the plan.
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<train::run::RunError> for Failure {
+    fn from(error: train::run::RunError) -> Self {
+        use train::run::RunError;
+        match error {
+            RunError::Device(_) | RunError::Diverged { .. } => Self::Failed(error.into()),
+            _ => Self::Input(error.into()),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
+    let dev = ops::Reference;
+    let n_steps = recipe.stages.iter().map(train::recipe::Stage::n_steps).sum();
+    let mut shown = Shown { bar: None, n_steps, as_json: args.json, failure: None };
+    let mut run = Run::open(&dev, &recipe, &mut shown)?;
+    let plan = run.plan();
+    if args.dry_run {
+        return print(&if args.json { format!("{:#}\n", plan_json(&plan)) } else { plan_text(&plan) });
+    }
+    let available = memory().available;
+    if plan.bytes > available {
+        let (needed, available) = (bytes(plan.bytes), bytes(available));
+        let message = format!("training takes {needed}, {available} are free; lower micro_batch_tokens or the model");
+        return Err(Failure::input(message));
+    }
+    if run.n_done() > 0 {
+        shown.warn(&format!("going on from step {}", run.n_done()));
+    }
+    let bar = crate::progress::progress_bar(n_steps);
+    bar.set_position(run.n_done());
+    shown.bar = Some(bar);
+    let ran = run.run(&mut DeviceGemm(&dev), &mut shown);
+    shown.bar.iter().for_each(ProgressBar::finish_and_clear);
+    ran?;
+    match shown.failure {
+        Some(failure) => Err(failure),
+        None if args.json => Ok(()),
+        None => print(&format!("{}\n", recipe.output.display())),
+    }
+}
+
+/// What is seen of a run.
+struct Shown {
+    bar: Option<ProgressBar>,
+    n_steps: u64,
+    as_json: bool,
+    failure: Option<Failure>,
+}
+
+impl Observer for Shown {
+    fn step(&mut self, _: &Recipe, record: &StepRecord) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(record.step);
+            let message = format!(
+                "loss {:.4}  lr {:.2e}  |g| {:.2}  {:.0} tokens/s",
+                record.loss, record.lr, record.grad_norm, record.tokens_per_s
+            );
+            bar.set_message(message);
+            if let Some(held_out) = &record.held_out {
+                let losses: Vec<String> = held_out
+                    .iter()
+                    .map(|(name, loss)| format!("{name} {:.4}", loss.as_f64().unwrap_or(f64::NAN)))
+                    .collect();
+                bar.println(format!("step {} of {}: held out: {}", record.step, self.n_steps, losses.join(", ")));
+            }
+        }
+        if self.as_json && self.failure.is_none() {
+            let line = serde_json::to_string(record).unwrap_or_default();
+            self.failure = print(&format!("{line}\n")).err();
+        }
+    }
+
+    fn warn(&mut self, message: &str) {
+        let mut err = std::io::stderr().lock();
+        // Nobody reading it is no failure.
+        let _ = std::io::Write::write_all(&mut err, format!("minke: {message}\n").as_bytes());
+    }
+}
+
+fn plan_json(plan: &Plan) -> serde_json::Value {
+    json!({
+        "parameters": plan.n_params,
+        "active_parameters": plan.n_active,
+        "memory_bytes": plan.bytes,
+        "tokens": plan.n_tokens,
+        "flops": plan.flops,
+    })
+}
+
+fn plan_text(plan: &Plan) -> String {
+    format!(
+        "parameters  {}, {} active\ntokens      {}\nmemory      {}\narithmetic  {:.2e} operations\n",
+        grouped(plan.n_params),
+        grouped(plan.n_active),
+        grouped(plan.n_tokens),
+        bytes(plan.bytes),
+        plan.flops,
+    )
+}
+
+/// The device's products, for the optimiser.
+struct DeviceGemm<'a, D>(&'a D);
+
+impl<D: TrainDevice> optim::Gemm for DeviceGemm<'_, D> {
+    fn nt(&mut self, sizes: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
+        self.0.gemm(&Gemm::new(GemmLayout::Nt, sizes), a, b, c);
+    }
+
+    fn nn(&mut self, sizes: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
+        self.0.gemm(&Gemm::new(GemmLayout::Nn, sizes), a, b, c);
+    }
+
+    fn tn(&mut self, sizes: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
+        self.0.gemm(&Gemm::new(GemmLayout::Tn, sizes), a, b, c);
+    }
+}

@@ -1,0 +1,553 @@
+//! A run: a recipe's stages, in order, from its start or from where it was interrupted.
+//!
+//! Owns the order of a step (rows → losses and gradients of micro-batches → clipping → optimiser → routers' biases → record
+//! → checkpoint) and what the run's folder holds. Everything that draws is named by seed and step, and a checkpoint holds
+//! all state, so a resumed run does what an undisturbed one does. Must not print: who wants to see a run gives an observer.
+//!
+//! The folder: `tokenizer/` (made first), `step-N/` checkpoints with config and tokenizer beside the weights, `log.jsonl`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use checkpoint::write::{self, Data, Item};
+use checkpoint::{Checkpoint, Dtype};
+use model::Config;
+use ops::{DeviceError, TrainDevice, WeightFormat, zeroed};
+use serde_json::Value;
+
+use crate::bpe::{self, BpeError};
+use crate::checkpoints::{CheckpointError, Checkpoints, Found, RunState};
+use crate::data::{DataError, Encoder, Packer, PackerSpec, Rows, Source, prepare, texts};
+use crate::log::{ExpertLoad, StepLog, StepRecord};
+use crate::loss::{Objective, loss_and_gradient, nll};
+use crate::optim::{Gemm, Optimizer, Parameter, Rule, clip_norm, update_router_bias};
+use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, StageKind, config_json};
+use crate::rng::Rng;
+use crate::split::Split;
+use crate::{Batch, Net, Workspace};
+
+/// Text that a tokenizer learns from, of each source, where the recipe says nothing else.
+const BPE_BYTES_PER_SOURCE: usize = 32 << 20;
+
+/// Why a run cannot begin or go on. What was trained stays in the last checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] BpeError),
+    /// Its checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file of weights.
+    #[error(transparent)]
+    Weights(#[from] checkpoint::Error),
+    /// A model that cannot be read.
+    #[error(transparent)]
+    Load(#[from] model::LoadError),
+    /// A config that cannot be used.
+    #[error(transparent)]
+    Config(#[from] model::ConfigError),
+    /// Memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A file of the run's folder.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is the matter, and what to do.
+        problem: String,
+    },
+    /// The gradient is no number any more.
+    #[error("step {step}: the gradient's norm is {norm}, expected a number; lower the learning rate or clip_norm")]
+    Diverged {
+        /// The step that was not taken.
+        step: u64,
+        /// What was found.
+        norm: f32,
+    },
+}
+
+/// Sees a run.
+pub trait Observer {
+    /// A step is done.
+    fn step(&mut self, recipe: &Recipe, record: &StepRecord);
+    /// Something is passed over: a damaged checkpoint.
+    fn warn(&mut self, message: &str);
+}
+
+/// What a run amounts to, before it starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// All weights.
+    pub n_params: u64,
+    /// Those that a token meets.
+    pub n_active: u64,
+    /// Bytes of weights, gradients, optimiser and activations, at the largest stage.
+    pub bytes: u64,
+    /// Floating-point operations of all stages: 6 per active weight and token, and attention's.
+    pub flops: f64,
+    /// Tokens of all stages.
+    pub n_tokens: u64,
+}
+
+/// A recipe with everything it names made ready.
+pub struct Run<'a, D: TrainDevice> {
+    dev: &'a D,
+    recipe: &'a Recipe,
+    encoder: Arc<Encoder>,
+    /// tokenizer.json and tokenizer_config.json, to lie beside the weights.
+    tokenizer: [Vec<u8>; 2],
+    sources: Vec<Source>,
+    net: Net,
+    config_json: Value,
+    params: Vec<f32>,
+    checkpoints: Checkpoints,
+    /// The checkpoint that the run goes on from.
+    found: Option<Found>,
+}
+
+fn file(path: &Path, problem: impl ToString) -> RunError {
+    RunError::File { path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+    fs::read(path).map_err(|e| file(path, format!("cannot be read: {e}")))
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    Ok(write::atomically(&path.into(), |out| std::io::Write::write_all(out, bytes))?)
+}
+
+impl<'a, D: TrainDevice> Run<'a, D> {
+    /// Makes tokenizer and sources ready, and weights: new ones, those named, or the newest checkpoint's.
+    ///
+    /// # Errors
+    /// Something the recipe names is not as it should be, or the folder belongs to another recipe
+    pub fn open(dev: &'a D, recipe: &'a Recipe, observer: &mut dyn Observer) -> Result<Self, RunError> {
+        let output = &recipe.output;
+        fs::create_dir_all(output).map_err(|e| file(output, format!("cannot be made: {e}")))?;
+        let checkpoints = Checkpoints::open(output, recipe.keep_checkpoints)?;
+        let found = checkpoints.newest(&mut |error| observer.warn(&error.to_string()))?;
+        if let Some(found) = found.as_ref().filter(|found| found.state.recipe != recipe.fingerprint()) {
+            let problem = "was made by another recipe; name another `output`, or restore the recipe as it was";
+            return Err(file(&found.path, problem));
+        }
+        let tokenizer = tokenizer(recipe)?;
+        let encoder = Arc::new(Encoder::new(&tokenizer[0], &tokenizer[1])?);
+        let mut sources = Vec::new();
+        for (name, definition) in &recipe.data {
+            sources.push(prepare(name, definition, &encoder, &recipe.cache, recipe.seed, recipe.held_out)?);
+        }
+        let (net, config_json, params) = match &found {
+            Some(found) => resumed(found)?,
+            None => started(recipe, &encoder)?,
+        };
+        let n_text = encoder.tokenizer().vocab_size();
+        if n_text > net.config.vocab_size {
+            let problem = format!("has {n_text} tokens; expected at most {}, the model's", net.config.vocab_size);
+            return Err(file(&output.join("tokenizer"), problem));
+        }
+        Ok(Self { dev, recipe, encoder, tokenizer, sources, net, config_json, params, checkpoints, found })
+    }
+
+    /// The model that is trained.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Its config.json.
+    #[must_use]
+    pub fn config_json(&self) -> &Value {
+        &self.config_json
+    }
+
+    /// Its weights as they are now, in the net's layout.
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// Its tokenizer.
+    #[must_use]
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Steps that an earlier run has done.
+    #[must_use]
+    pub fn n_done(&self) -> u64 {
+        self.found.as_ref().map_or(0, |found| found.state.step)
+    }
+
+    /// What the run amounts to.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let config = &self.net.config;
+        let counts = model::counts::parameters(config);
+        let n_params = self.net.layout.len() as u64;
+        let tokens = |stage: &Stage| stage.n_steps() * stage.batch_tokens;
+        let flops = |stage: &Stage| {
+            let attention = 6 * config.num_hidden_layers * config.attention.num_attention_heads();
+            let heads = attention as f64 * stage.sequence_length as f64 * head_width(config) as f64;
+            tokens(stage) as f64 * (6.0 * counts.active as f64 + heads)
+        };
+        let rows = |stage: &Stage| stage.n_micro_rows() * stage.sequence_length;
+        let activations = self.recipe.stages.iter().map(|s| Workspace::n_bytes(&self.net, rows(s))).max();
+        Plan {
+            n_params,
+            n_active: counts.active,
+            // Weights, gradients, and two moments of f32.
+            bytes: 16 * n_params + activations.unwrap_or(0),
+            flops: self.recipe.stages.iter().map(flops).sum(),
+            n_tokens: self.recipe.stages.iter().map(tokens).sum(),
+        }
+    }
+
+    /// Runs what is left of the stages.
+    ///
+    /// # Errors
+    /// Data, disk or memory fail, or the gradient is no number; checkpoints stay
+    pub fn run(&mut self, gemm: &mut impl Gemm, observer: &mut dyn Observer) -> Result<(), RunError> {
+        let found = self.found.take();
+        let state = found.as_ref().map(|found| found.state.clone());
+        let (first, n_done) = state.as_ref().map_or((0, 0), |state| (state.stage, state.step));
+        let path = self.recipe.output.join("log.jsonl");
+        let mut log = StepLog::open(&path, n_done).map_err(|e| file(&path, e))?;
+        let mut progress = Progress { step: n_done, tokens: state.as_ref().map_or(0, |state| state.tokens) };
+        let mut resumed = found;
+        for at in first..self.recipe.stages.len() {
+            self.stage(at, resumed.take(), &mut progress, &mut log, gemm, observer)?;
+        }
+        Ok(())
+    }
+
+    fn stage(
+        &mut self,
+        at: usize,
+        resumed: Option<Found>,
+        progress: &mut Progress,
+        log: &mut StepLog,
+        gemm: &mut impl Gemm,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        let recipe = self.recipe;
+        let stage = &recipe.stages[at];
+        let seed = stage.seed.unwrap_or_else(|| Rng::new(&[recipe.seed, at as u64]).next_u64());
+        let sources = std::mem::take(&mut self.sources);
+        let mixture = mixture(stage, &sources);
+        let packer = |side| {
+            let spec = PackerSpec {
+                sequence_length: stage.sequence_length,
+                side,
+                only_learnt: stage.kind == StageKind::Sft,
+                seed,
+                padding: self.encoder.eos(),
+            };
+            Packer::new(mixture.clone(), spec)
+        };
+        let mut train = packer(Split::Train)?;
+        let mut optimizer = Optimizer::new(stage.optimizer.method(), parameters(&self.net));
+        let mut stage_step = 0;
+        if let Some(found) = resumed {
+            stage_step = found.state.stage_step;
+            train.seek(found.state.position.clone()).map_err(|e| file(&found.path, e))?;
+            restore(&found, &mut optimizer)?;
+        }
+        let n_rows = stage.n_micro_rows() * stage.sequence_length;
+        let mut work = Work {
+            ws: Workspace::new(&self.net, n_rows)?,
+            gradients: zeroed(self.net.layout.len(), "gradients")?,
+            rows: Rows::default(),
+            batch: Batch::default(),
+        };
+        while stage_step < stage.n_steps() {
+            let start = Instant::now();
+            let mut record = self.step(stage, stage_step, &mut train, &mut optimizer, &mut work, gemm)?;
+            stage_step += 1;
+            progress.step += 1;
+            progress.tokens += record.tokens;
+            record.tokens_per_s = record.tokens as f64 / start.elapsed().as_secs_f64();
+            (record.step, record.stage, record.tokens) = (progress.step, at, progress.tokens);
+            let is_last = stage_step == stage.n_steps();
+            if stage.evaluate_every > 0 && (is_last || stage_step.is_multiple_of(stage.evaluate_every)) {
+                record.held_out = Some(self.evaluate(stage, &mixture, seed, &mut work)?);
+            }
+            log.append(&record).map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
+            observer.step(recipe, &record);
+            if is_last || stage_step.is_multiple_of(stage.checkpoint_every) {
+                log.sync().map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
+                let (stage, stage_step) = if is_last { (at + 1, 0) } else { (at, stage_step) };
+                let position = if is_last { Default::default() } else { train.position().clone() };
+                let state = RunState {
+                    step: progress.step,
+                    stage,
+                    stage_step,
+                    tokens: progress.tokens,
+                    position,
+                    rng: Rng::new(&[recipe.seed, progress.step]),
+                    recipe: recipe.fingerprint().to_owned(),
+                };
+                self.save(&state, &optimizer)?;
+            }
+        }
+        self.sources = sources;
+        Ok(())
+    }
+
+    /// One update of the weights; the record lacks what the run knows.
+    fn step(
+        &mut self,
+        stage: &Stage,
+        stage_step: u64,
+        train: &mut Packer<'_>,
+        optimizer: &mut Optimizer,
+        work: &mut Work,
+        gemm: &mut impl Gemm,
+    ) -> Result<StepRecord, RunError> {
+        train.fill(stage.n_rows(), &mut work.rows)?;
+        let n_targets = work.rows.n_targets(1);
+        let objective = Objective { mtp: stage.mtp_weight as f32, balance: stage.balance_weight as f32 };
+        work.gradients.fill(0.0);
+        let (mut loss, mut mtp, mut balance) = (0.0, 0.0, 0.0);
+        let mut loads: Vec<Vec<u64>> = Vec::new();
+        let n_micro = stage.n_rows().div_ceil(stage.n_micro_rows());
+        for micro in 0..n_micro {
+            let rows = micro * stage.n_micro_rows()..(micro + 1) * stage.n_micro_rows();
+            take(&work.rows, rows, n_targets, &mut work.batch);
+            let (ws, g) = (&mut work.ws, &mut work.gradients);
+            // The balance loss is a mean over sequences; each micro-batch holds its share of them.
+            let objective = Objective { balance: objective.balance / n_micro as f32, ..objective };
+            let losses = loss_and_gradient(self.dev, &self.net, &self.params, &work.batch, objective, ws, g);
+            loss += losses.main;
+            mtp += losses.mtp;
+            balance += losses.balance;
+            for (layer, load) in work.ws.expert_loads().enumerate() {
+                if loads.len() == layer {
+                    loads.push(vec![0; load.len()]);
+                }
+                loads[layer].iter_mut().zip(load).for_each(|(sum, n)| *sum += n as u64);
+            }
+        }
+        let norm = clip_norm(&mut work.gradients, stage.clip_norm);
+        if !norm.is_finite() {
+            return Err(RunError::Diverged { step: optimizer.step() + 1, norm });
+        }
+        let lr = stage.lr(stage_step);
+        optimizer.update(lr, &mut self.params, &work.gradients, gemm);
+        for (range, load) in self.net.router_biases().zip(&loads) {
+            update_router_bias(&mut self.params[range], load, stage.bias_update_speed);
+        }
+        Ok(StepRecord {
+            tokens: n_targets as u64,
+            loss,
+            mtp_loss: (self.net.config.num_nextn_predict_layers > 0 && objective.mtp != 0.0).then_some(mtp),
+            balance_loss: (!loads.is_empty() && stage.balance_weight > 0.0).then(|| balance / stage.balance_weight),
+            grad_norm: norm.into(),
+            lr: lr.into(),
+            expert_load: ExpertLoad::of(&loads),
+            ..StepRecord::default()
+        })
+    }
+
+    /// Mean cross-entropy on what is held out, by source.
+    fn evaluate(
+        &self,
+        stage: &Stage,
+        mixture: &[(&Source, f64)],
+        seed: u64,
+        work: &mut Work,
+    ) -> Result<serde_json::Map<String, Value>, RunError> {
+        let mut losses = serde_json::Map::new();
+        for (source, weight) in mixture.iter().filter(|(source, _)| source.n_documents(Split::HeldOut) != Some(0)) {
+            let spec = PackerSpec {
+                sequence_length: stage.sequence_length,
+                side: Split::HeldOut,
+                only_learnt: stage.kind == StageKind::Sft,
+                seed,
+                padding: self.encoder.eos(),
+            };
+            let mut packer = Packer::new(vec![(*source, *weight)], spec)?;
+            packer.fill(stage.evaluate_rows, &mut work.rows)?;
+            let n_targets = work.rows.n_targets(1);
+            let mut sum = 0.0;
+            for first in (0..stage.evaluate_rows).step_by(stage.n_micro_rows()) {
+                let rows = first..(first + stage.n_micro_rows()).min(stage.evaluate_rows);
+                take(&work.rows, rows, n_targets, &mut work.batch);
+                let nll = nll(self.dev, &self.net, &self.params, &work.batch, &mut work.ws);
+                sum += nll.iter().zip(&work.batch.weights).map(|(nll, weight)| nll * f64::from(*weight)).sum::<f64>();
+            }
+            losses.insert(source.name().to_owned(), sum.into());
+        }
+        Ok(losses)
+    }
+
+    fn save(&self, state: &RunState, optimizer: &Optimizer) -> Result<(), RunError> {
+        let published: Vec<_> = self.net.layout.published().collect();
+        let weights: Vec<Item<'_>> =
+            published.iter().map(|p| item(&p.name, &p.shape, &self.params[p.range.clone()])).collect();
+        let step = [optimizer.step() as f32];
+        let [first, second] = optimizer.state();
+        let lens = [[1], [first.len()], [second.len()]];
+        let state_items =
+            [item("step", &lens[0], &step), item("first", &lens[1], first), item("second", &lens[2], second)];
+        let config = format!("{:#}\n", self.config_json);
+        let more: [(&str, &[u8]); 3] = [
+            ("config.json", config.as_bytes()),
+            ("tokenizer.json", &self.tokenizer[0]),
+            ("tokenizer_config.json", &self.tokenizer[1]),
+        ];
+        self.checkpoints.save(state, &weights, &state_items, &more)?;
+        Ok(())
+    }
+}
+
+struct Progress {
+    step: u64,
+    tokens: u64,
+}
+
+/// Memory of a stage's steps.
+struct Work {
+    ws: Workspace,
+    gradients: Vec<f32>,
+    rows: Rows,
+    batch: Batch,
+}
+
+fn item<'a>(name: &'a str, shape: &'a [usize], values: &'a [f32]) -> Item<'a> {
+    Item { name, dtype: Dtype::Weight(WeightFormat::F32), shape, data: Data::F32(values) }
+}
+
+/// Channels of a head's keys and values.
+fn head_width(config: &Config) -> usize {
+    match &config.attention {
+        model::config::Attention::Mla(mla) => mla.qk_head_dim() + mla.v_head_dim,
+        model::config::Attention::Gqa(gqa) => 2 * gqa.head_dim,
+    }
+}
+
+/// Rows `range` as a batch whose losses are part of a mean over `n_targets`.
+fn take(rows: &Rows, range: std::ops::Range<usize>, n_targets: usize, batch: &mut Batch) {
+    batch.clear();
+    let tokens = range.start * rows.sequence_length..range.end * rows.sequence_length;
+    let weight = 1.0 / n_targets.max(1) as f32;
+    for span in rows.spans.iter().filter(|span| tokens.contains(&span.start)) {
+        let span = span.start..span.start + span.len;
+        let is_learnt = &rows.is_learnt[span.clone()];
+        batch.push(&rows.tokens[span], |i| if is_learnt[i] { weight } else { 0.0 });
+    }
+}
+
+fn mixture<'s>(stage: &Stage, sources: &'s [Source]) -> Vec<(&'s Source, f64)> {
+    let share = |source: &'s Source| match &stage.mixture {
+        None => Some((source, 1.0)),
+        Some(mixture) => mixture.get(source.name()).map(|share| (source, *share)),
+    };
+    sources.iter().filter_map(share).collect()
+}
+
+/// The optimiser's view of the layout. What has no gradient is moved by none, and no decay: a vector whose gradient is 0.
+fn parameters(net: &Net) -> Vec<Parameter> {
+    let of = |param: &crate::Param| Parameter {
+        name: param.planned.safetensors.clone(),
+        offset: param.range.start,
+        shape: param.planned.shape.clone(),
+        rule: if param.is_trained() {
+            Rule::of(&param.planned.safetensors, &param.planned.shape)
+        } else {
+            Rule::Vector
+        },
+    };
+    net.layout.params().iter().map(of).collect()
+}
+
+/// The run's tokenizer: made once, then read from its folder.
+fn tokenizer(recipe: &Recipe) -> Result<[Vec<u8>; 2], RunError> {
+    let names = ["tokenizer.json", "tokenizer_config.json"];
+    let folder = recipe.output.join("tokenizer");
+    let made = names.map(|name| folder.join(name));
+    if made.iter().all(|path| path.is_file()) {
+        return Ok([read(&made[0])?, read(&made[1])?]);
+    }
+    let files = match (&recipe.tokenizer.from, &recipe.model) {
+        (Some(from), _) => names.map(|name| read(&from.join(name))),
+        (None, ModelStart::From(model)) => names.map(|name| read(&Path::new(model).join(name))),
+        (None, _) => {
+            let n_bytes = recipe.tokenizer.bytes_per_source.unwrap_or(BPE_BYTES_PER_SOURCE);
+            let wanted = |name: &String| recipe.tokenizer.sources.as_ref().is_none_or(|names| names.contains(name));
+            let mut all = Vec::new();
+            for (_, definition) in recipe.data.iter().filter(|(name, _)| wanted(name)) {
+                all.extend(texts(definition, recipe.seed, recipe.held_out, n_bytes)?);
+            }
+            let size = recipe.tokenizer.vocab_size.unwrap_or(bpe::VOCAB_SIZE_MIN);
+            let files = bpe::train(all.into_iter(), size)?;
+            [Ok(files.tokenizer), Ok(files.config)]
+        }
+    };
+    let [tokenizer, config] = files;
+    let files = [tokenizer?, config?];
+    fs::create_dir_all(&folder).map_err(|e| file(&folder, format!("cannot be made: {e}")))?;
+    for (path, bytes) in made.iter().zip(&files) {
+        write_file(path, bytes)?;
+    }
+    Ok(files)
+}
+
+type Start = (Net, Value, Vec<f32>);
+
+/// The weights that the recipe begins with.
+fn started(recipe: &Recipe, encoder: &Encoder) -> Result<Start, RunError> {
+    let json = match &recipe.model {
+        ModelStart::From(model) => {
+            let folder = Path::new(model);
+            let json = checkpoint::read_config(folder.join("config.json"))?;
+            let (net, params) = crate::load(Config::from_json(&json)?, &Checkpoint::open(folder)?)?;
+            return Ok((net, json, params));
+        }
+        ModelStart::Config(path) => checkpoint::read_config(path)?,
+        ModelStart::Shape(shape) => config_json(shape, encoder.tokenizer().vocab_size(), encoder.bos(), encoder.eos()),
+    };
+    let net = Net::new(Config::from_json(&json)?);
+    let range = json["initializer_range"].as_f64().unwrap_or(INITIALIZER_RANGE);
+    let mut params = zeroed(net.layout.len(), "weights")?;
+    for (i, param) in net.layout.params().iter().enumerate() {
+        use model::plan::Role;
+        let values = &mut params[param.range.clone()];
+        match param.planned.role {
+            Role::Norm => values.fill(1.0),
+            Role::Bias => {}
+            _ if !param.is_trained() => {}
+            _ => {
+                let mut rng = Rng::new(&[recipe.seed, 0x77, i as u64]);
+                values.iter_mut().for_each(|w| *w = (rng.normal() * range) as f32);
+            }
+        }
+    }
+    Ok((net, json, params))
+}
+
+/// A checkpoint's weights.
+fn resumed(found: &Found) -> Result<Start, RunError> {
+    let json = checkpoint::read_config(found.path.join("config.json"))?;
+    let (net, params) = crate::load(Config::from_json(&json)?, &found.weights()?)?;
+    Ok((net, json, params))
+}
+
+/// A checkpoint's optimiser.
+fn restore(found: &Found, optimizer: &mut Optimizer) -> Result<(), RunError> {
+    let file_of = found.optimizer()?;
+    let values = |name: &str| {
+        let tensor =
+            file_of.tensor(name).ok_or_else(|| file(&found.path, format!("has no {name:?} of the optimiser")))?;
+        tensor.to_f32().map_err(RunError::from)
+    };
+    let step = values("step")?.first().copied().unwrap_or(0.0) as u64;
+    optimizer.restore(step, &values("first")?, &values("second")?).map_err(|e| file(&found.path, e))
+}
