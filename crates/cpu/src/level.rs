@@ -13,6 +13,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// Values in a vector.
 pub(crate) const LANES: usize = 16;
@@ -122,7 +124,8 @@ pub(crate) trait Kernel {
 
 /// Vectors of [`LANES`] values, and what the kernels need of them.
 ///
-/// A *half* is 32 consecutive bytes of a vector of 64, and the eight 32-bit lanes above them. Integer operations give
+/// A *half* is 32 consecutive bytes of a vector of 64, and the eight 32-bit lanes above them; a *quarter* is 16 of them.
+/// Where four weight rows are read side by side, each has a quarter. Integer operations give
 /// the same bits on every level, and so do those on f32 that name a single IEEE operation.
 pub(crate) trait Simd: Copy {
     /// Sixteen f32.
@@ -137,8 +140,10 @@ pub(crate) trait Simd: Copy {
     type F4: Copy;
     /// Four i32.
     type I4: Copy;
-    /// Eight i16: the scales of a block.
-    type I16x8: Copy;
+    /// Half of a vector: thirty-two bytes, or sixteen i16.
+    type Half: Copy;
+    /// Eight i32: the fours of a half.
+    type I8: Copy;
 
     /// Added to weights that take all 256 values of a byte before they meet [`Simd::dot_wide`], whose instruction may
     /// want them unsigned: 128, or 0 where it takes them signed.
@@ -206,41 +211,12 @@ pub(crate) trait Simd: Copy {
     fn dot2(self, acc: Self::I32, a: Self::I16, b: Self::I16) -> Self::I32;
 
     // --- bytes
-    fn splat_u8(self, value: u8) -> Self::Bytes;
     fn load_u8(self, bytes: &[u8; 64]) -> Self::Bytes;
-    /// Two halves.
-    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes;
-    /// Two halves of signed bytes.
-    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> Self::Bytes;
-    fn store_u8(self, bytes: Self::Bytes, to: &mut [u8; 64]);
-    /// Per half: the sixteen lower nibbles of its bytes, then the sixteen upper ones.
-    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// `byte << 4` for bytes below 16.
-    fn shl4(self, bytes: Self::Bytes) -> Self::Bytes;
     /// The bytes as thirty-two i16.
     fn as_i16(self, bytes: Self::Bytes) -> Self::I16;
     /// The bytes as sixteen f32.
     fn as_f32(self, bytes: Self::Bytes) -> Self::F32;
-    /// Four times eight i16 as bytes.
-    fn join_i16x8(self, parts: [Self::I16x8; 4]) -> Self::Bytes;
-    /// `(byte >> A) & mask` in the first half, `(byte >> B) & mask` in the second.
-    fn shr_and<const A: u32, const B: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
-    /// `mask` where a half's bit of the byte is set, else 0: bit `A` in the first half, `B` in the second.
-    fn bit_and<const A: u32, const B: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
-    /// Per half: `mask` in byte i where bit i of the 32 is set, else 0.
-    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> Self::Bytes;
-    /// `table[byte]` for bytes below 16.
-    fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes;
-    /// acc + scale · Σ w·x over the four bytes of each lane: w below 64, x signed above −128.
-    fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;
-    /// As [`Simd::dot_scaled`] without scale.
-    fn dot_codes(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
-    /// The same for w of all 256 values with [`Simd::BIAS`] added.
-    fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
-    /// As [`Simd::dot_wide`] with a scale.
-    fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32;
 
     /// acc\[t\] + scale·Σ w·x over STEPS fours of columns: lane r of `w[i]` holds row r's weights of four columns, `x[t][i]`
     /// row t's activations. Weights have BITS bits; 8 stands for all 256 values with [`Simd::BIAS`] added. `scale` is a
@@ -255,17 +231,61 @@ pub(crate) trait Simd: Copy {
     /// Sixteen rows of 64 bytes as sixteen steps of a panel: `to[i]` holds the bytes 4i..4i + 4 of every row.
     fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]);
 
-    // --- scales
-    fn widen_u8x8(self, bytes: [u8; 8]) -> Self::I16x8;
-    fn widen_i8x8(self, bytes: [u8; 8]) -> Self::I16x8;
-    fn add_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
-    fn mul_i16x8(self, a: Self::I16x8, value: i16) -> Self::I16x8;
-    /// Pairs (aᵢ, bᵢ): four of them, then the other four.
-    fn zip_i16x8(self, a: Self::I16x8, b: Self::I16x8) -> [Self::I16x8; 2];
-    /// Value `a` in the pairs of the first half, value `b` in those of the second.
-    fn pick_halves(self, scales: Self::I16x8, a: usize, b: usize) -> Self::I16;
-    /// Values 2a, 2a + 1, 2b and 2b + 1 in the pairs of 16 bytes each.
-    fn pick_quarters(self, scales: Self::I16x8, a: usize, b: usize) -> Self::I16;
+    // --- quarters: something of each of four rows
+    fn load_quarters(self, rows: [&[u8; 16]; 4]) -> Self::Bytes;
+    /// Byte `order[i]` of its quarter in byte i; 0 where that is 128.
+    fn shuffle(self, bytes: Self::Bytes, order: [u8; 16]) -> Self::Bytes;
+    /// Each quarter's four words of 32 bits, shifted to the right.
+    fn shr32(self, bytes: Self::Bytes, by: [u32; 4]) -> Self::Bytes;
+    /// The same sixteen bytes and each quarter's.
+    fn and_quarters(self, bytes: Self::Bytes, mask: [u8; 16]) -> Self::Bytes;
+    /// The first eight bytes of each quarter as i16, and the last eight.
+    fn widen_quarters(self, bytes: Self::Bytes) -> [Self::I16; 2];
+    /// The same of signed bytes.
+    fn widen_quarters_i8(self, bytes: Self::Bytes) -> [Self::I16; 2];
+    fn add_i16(self, a: Self::I16, b: Self::I16) -> Self::I16;
+    /// The lower half of each product.
+    fn mul_i16(self, a: Self::I16, b: Self::I16) -> Self::I16;
+    /// Each quarter's pairs: the first pair of every row, then the second and so on.
+    fn pairs_of_rows(self, a: Self::I16) -> Self::I16;
+
+    // --- halves
+    fn load_half(self, bytes: &[u8; 32]) -> Self::Half;
+    fn load_half_i8(self, bytes: &[i8; 32]) -> Self::Half;
+    fn store_half(self, half: Self::Half, to: &mut [u8; 32]);
+    fn splat_half(self, value: u8) -> Self::Half;
+    fn or_half(self, a: Self::Half, b: Self::Half) -> Self::Half;
+    fn xor_half(self, a: Self::Half, b: Self::Half) -> Self::Half;
+    /// The N bits of each byte from bit FROM on, moved to bit TO; 0 around them.
+    fn bits<const FROM: u32, const TO: u32, const N: u32>(self, half: Self::Half) -> Self::Half;
+    /// The sixteen lower nibbles, then the sixteen upper ones.
+    fn nibbles(self, bytes: &[u8; 16]) -> Self::Half;
+    /// `mask` in byte i where bit i of the 32 is set, else 0.
+    fn spread_bits(self, bits: [u8; 4], mask: u8) -> Self::Half;
+    /// `table[byte]` for bytes below 16.
+    fn lookup(self, table: &[u8; 16], half: Self::Half) -> Self::Half;
+    /// Pair `a` in the first four lanes, pair `b` in the others.
+    fn pairs(self, a: [i16; 2], b: [i16; 2]) -> Self::Half;
+    fn splat_i8(self, value: i32) -> Self::I8;
+    /// acc + Σ w·x over the four bytes of each lane: w below 64, x signed above −128.
+    fn dot_codes(self, acc: Self::I8, w: Self::Half, x: Self::Half) -> Self::I8;
+    /// The same for w of all 256 values with [`Simd::BIAS`] added.
+    fn dot_wide(self, acc: Self::I8, w: Self::Half, x: Self::Half) -> Self::I8;
+    /// acc + s₀·Σ w₀·x₀ + s₁·Σ w₁·x₁ over the four bytes of each lane: `scales[0]` in the first four lanes, `scales[1]` in the
+    /// others, which is the same unless TWO_SCALES. Codes have BITS bits; 8 stands for all 256 values with [`Simd::BIAS`]
+    /// added.
+    fn dot_two<const BITS: u32, const TWO_SCALES: bool>(
+        self,
+        acc: Self::I8,
+        w: [Self::Half; 2],
+        x: [Self::Half; 2],
+        scales: [[i16; 2]; 2],
+    ) -> Self::I8;
+    /// acc + a₀·b₀ + a₁·b₁ of each pair of i16.
+    fn dot_pairs(self, acc: Self::I8, a: &[i16; 16], b: Self::Half) -> Self::I8;
+    /// Both as they are, `next` not before `sums` is known: the compiler would else do everything that it can see side by
+    /// side, and run out of registers.
+    fn in_turn<T>(self, sums: Self::I8, next: &T) -> (Self::I8, &T);
 
     // --- four rows
     fn splat4(self, value: f32) -> Self::F4;
@@ -278,14 +298,10 @@ pub(crate) trait Simd: Copy {
     fn mul_add4(self, a: Self::F4, b: Self::F4, c: Self::F4) -> Self::F4;
     fn to_f4(self, a: Self::I4) -> Self::F4;
     fn add4_i32(self, a: Self::I4, b: Self::I4) -> Self::I4;
-    /// Sums of lanes i, i + 4, i + 8 and i + 12.
-    fn narrow(self, vector: Self::I32) -> Self::I4;
-    /// Lane r of each half's result: the sum of row r's lanes in that half.
-    fn sum_halves(self, rows: [Self::I32; 4]) -> [Self::I4; 2];
-    /// Sums of the products of pairs.
-    fn dot2x8(self, a: Self::I16x8, b: &[i16; 8]) -> Self::I4;
-    /// Lane r: the sum of row r's lanes.
-    fn sum_each(self, rows: [Self::I4; 4]) -> Self::I4;
+    /// Sums of lanes i and i + 4.
+    fn fold(self, a: Self::I8) -> Self::I4;
+    /// Each row's sum of lanes.
+    fn sum_rows(self, rows: [Self::I8; 4]) -> Self::I4;
 
     /// Asks for the cache line of the value at `offset`, which may lie beyond the end.
     fn prefetch<T>(self, values: &[T], offset: usize);

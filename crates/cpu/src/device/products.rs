@@ -13,7 +13,7 @@ use super::Cpu;
 use crate::kernel::int::groups::{Group, Group32, Group256, Quantised, Round};
 use crate::kernel::int::panel::{Panel, PanelProducts, SmallPanel, SuperPanel, panels_at_once};
 use crate::kernel::int::rows::{Dots, RowProducts, SmallDots, SuperDots};
-use crate::kernel::int::{self, Format, UNIT, WithFormat, with_format};
+use crate::kernel::int::{self, Format, Product, UNIT, WithFormat, with_format};
 use crate::kernel::matmul::{Inputs, MatMul, Outputs, PANEL};
 use crate::scratch::Scratch;
 
@@ -174,12 +174,13 @@ impl InIntegers<'_> {
         let Self { cpu, worker, part: Part { w, w_rows, first, bias, out }, rows, .. } = self;
         let Rows { first: first_row, stride, picks, n } = rows;
         let x = int::Inputs { x, first: first_row, stride, picks, n };
+        let product = Product { w, w_rows, first, bias, x, out };
         if n <= ROWS_MAX {
-            return cpu.level.run(RowProducts::<F, D> { w, w_rows, first, bias, x, out, dots: PhantomData });
+            return cpu.level.run(RowProducts::<F, D> { product, dots: PhantomData });
         }
         let n_lines = w.cols / w.format.block_len() * P::LINES;
         cpu.int_scratch.lines.lend(worker, n_lines * panels_at_once(n_lines), |panel| {
-            cpu.level.run(PanelProducts::<F, P> { w, w_rows, first, bias, x, out, panel, kind: PhantomData });
+            cpu.level.run(PanelProducts::<F, P> { product, panel, kind: PhantomData });
         });
     }
 }

@@ -18,8 +18,11 @@ mod super_block;
 pub(crate) use small::Small;
 pub(crate) use super_block::Super;
 
-use ops::WeightFormat;
+use std::ops::Range;
 
+use ops::{WeightFormat, WeightMatrix};
+
+use crate::kernel::matmul::Outputs;
 use crate::level::Simd;
 use groups::{Group, Quantised};
 
@@ -56,6 +59,17 @@ fn part<const AT: usize, const N: usize>(block: &[u8]) -> &[u8; N] {
     match block[AT..].first_chunk() {
         Some(part) => part,
         None => unreachable!("the block holds them"),
+    }
+}
+
+/// Asks for what comes after N rows that are read side by side: as many bytes as `n` blocks of each take, from block `g`
+/// on. Memory is asked for in the order of its addresses, in which it is fastest.
+#[inline(always)]
+fn ask<S: Simd, B: AsRef<[u8]>, const N: usize>(simd: S, w: [&[B]; N], g: usize, n: usize) {
+    let Some(first) = w[0].first() else { return };
+    let start = N * (size_of_val(w[0]) + g * size_of::<B>());
+    for offset in (0..N * n * size_of::<B>()).step_by(64) {
+        simd.prefetch(first.as_ref(), start + offset);
     }
 }
 
@@ -116,5 +130,26 @@ impl<'a, G> Inputs<'a, G> {
     pub(crate) fn row(&self, i: usize) -> &'a [G] {
         let row = self.picks.map_or(i, |(picks, per_row)| picks[i] as usize / per_row);
         self.x.row(self.first + row * self.stride)
+    }
+}
+
+/// The product of some of a matrix's rows with rounded rows.
+pub(crate) struct Product<'a, G> {
+    pub(crate) w: &'a WeightMatrix,
+    pub(crate) w_rows: Range<usize>,
+    /// Subtracted from a weight row's index to give its place in the output.
+    pub(crate) first: usize,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) x: Inputs<'a, G>,
+    pub(crate) out: Outputs<'a>,
+}
+
+impl<G> Product<'_, G> {
+    /// Writes what weight rows from `row` on, as far as there are so many, gave for input `t`.
+    #[inline(always)]
+    fn set<const N: usize>(&self, t: usize, row: usize, sums: [f32; N]) {
+        for (row, sum) in (row..self.w_rows.end).zip(sums) {
+            self.out.set(t, row - self.first, self.bias.map_or(sum, |bias| sum + bias[row]));
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::x86::{halves_and_rows, in_turn, op, opaque};
 use super::{Kernel, LANES, Plain, Simd, make, map};
 
 /// Proof that the machine has AVX2, FMA and F16C.
@@ -28,14 +29,6 @@ pub(super) unsafe fn enter<K: Kernel>(token: Avx2, kernel: K) {
     kernel.run(token);
 }
 
-/// An intrinsic on registers alone.
-macro_rules! op {
-    ($e:expr) => {
-        // SAFETY: the token that every caller holds proves AVX2, FMA and F16C; nothing is read from memory.
-        unsafe { $e }
-    };
-}
-
 /// The register at `i` of a place that a reference covers.
 #[inline(always)]
 fn load<T, const N: usize>(from: &[T; N], i: usize) -> __m256i {
@@ -51,9 +44,26 @@ fn store<T, const N: usize>(register: __m256i, to: &mut [T; N], i: usize) {
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>().add(i), register) }
 }
 
+/// The register that a reference covers.
+#[inline(always)]
+fn load32<T, const N: usize>(from: &[T; N]) -> __m256i {
+    load(from, 0)
+}
+
+#[inline(always)]
+fn store32<T, const N: usize>(register: __m256i, to: &mut [T; N]) {
+    store(register, to, 0);
+}
+
+/// The 16 bytes that a reference covers.
+#[inline(always)]
+fn load16<T, const N: usize>(from: &[T; N]) -> __m128i {
+    part16(from, 0)
+}
+
 /// The 16 bytes at `i` of a place that a reference covers.
 #[inline(always)]
-fn load16<T, const N: usize>(from: &[T; N], i: usize) -> __m128i {
+fn part16<T, const N: usize>(from: &[T; N], i: usize) -> __m128i {
     assert!(size_of::<[T; N]>() >= 16 * (i + 1));
     // SAFETY: as for `load`.
     unsafe { _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i)) }
@@ -69,17 +79,6 @@ fn store16<T, const N: usize>(register: __m128i, to: &mut [T; N]) {
 #[inline(always)]
 fn each<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
     [f(a[0], b[0]), f(a[1], b[1])]
-}
-
-/// `byte >> N & mask`, bits from the neighbour masked away.
-#[inline(always)]
-fn shr<const N: u32>(bytes: __m256i, mask: u8) -> __m256i {
-    op!(_mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(N as i32)), _mm256_set1_epi8(mask as i8)))
-}
-
-#[inline(always)]
-fn test(bytes: __m256i, bit: __m256i, mask: u8) -> __m256i {
-    op!(_mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit), _mm256_set1_epi8(mask as i8)))
 }
 
 /// Sums of pairs of products: `w` unsigned.
@@ -98,6 +97,15 @@ fn signed_pairs(w: __m256i, x: __m256i) -> __m256i {
 fn add_pairs(acc: __m256i, pairs: __m256i, scale: __m256i) -> __m256i {
     op!(_mm256_add_epi32(acc, _mm256_madd_epi16(pairs, scale)))
 }
+
+/// The same 128 bits in both halves of a register.
+#[inline(always)]
+fn twice(four: __m128i) -> __m256i {
+    op!(_mm256_broadcastsi128_si256(four))
+}
+
+/// Where the four words of 128 bits begin, in each of their bytes.
+const FOURS: [i64; 2] = [0x0404_0404_0000_0000, 0x0c0c_0c0c_0808_0808];
 
 /// 2^e as a normal number.
 #[inline(always)]
@@ -120,9 +128,6 @@ impl Simd for Avx2 {
     type I32 = [__m256i; 2];
     type I16 = [__m256i; 2];
     type Bytes = [__m256i; 2];
-    type F4 = __m128;
-    type I4 = __m128i;
-    type I16x8 = __m128i;
 
     const BIAS: u8 = 0;
     const PANEL_TOKENS: usize = 4;
@@ -143,15 +148,15 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn load_f16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        make(|i| op!(_mm256_cvtph_ps(load16(bits, i))))
+        make(|i| op!(_mm256_cvtph_ps(part16(bits, i))))
     }
     #[inline(always)]
     fn load_bf16(self, bits: &[[u8; 2]; LANES]) -> Self::F32 {
-        make(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load16(bits, i))))))
+        make(|i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(part16(bits, i))))))
     }
     #[inline(always)]
     fn load_i8(self, bytes: &[i8; LANES]) -> Self::F32 {
-        let bytes = load16(bytes, 0);
+        let bytes = load16(bytes);
         op!([
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
@@ -228,7 +233,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn sum_i32(self, v: Self::I32) -> i32 {
         op!({
-            let four = self.narrow(v);
+            let eight = _mm256_add_epi32(v[0], v[1]);
+            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
             let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b00_00_00_01>(two)))
         })
@@ -264,11 +270,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn widen_i8(self, bytes: &[i8; 2 * LANES]) -> Self::I16 {
-        make(|i| op!(_mm256_cvtepi8_epi16(load16(bytes, i))))
+        make(|i| op!(_mm256_cvtepi8_epi16(part16(bytes, i))))
     }
     #[inline(always)]
     fn zip_i8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::I16 {
-        let (a, b) = (load16(a, 0), load16(b, 0));
+        let (a, b) = (load16(a), load16(b));
         op!([_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)), _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b))])
     }
     #[inline(always)]
@@ -306,45 +312,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat_u8(self, value: u8) -> Self::Bytes {
-        op!([_mm256_set1_epi8(value as i8); 2])
-    }
-    #[inline(always)]
     fn load_u8(self, bytes: &[u8; 64]) -> Self::Bytes {
         make(|i| load(bytes, i))
     }
     #[inline(always)]
-    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> Self::Bytes {
-        [load(a, 0), load(b, 0)]
-    }
-    #[inline(always)]
-    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> Self::Bytes {
-        [load(a, 0), load(b, 0)]
-    }
-    #[inline(always)]
-    fn store_u8(self, bytes: Self::Bytes, to: &mut [u8; 64]) {
-        store(bytes[0], to, 0);
-        store(bytes[1], to, 1);
-    }
-    #[inline(always)]
-    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes {
-        let half = |bytes: &[u8; 16]| {
-            let low = load16(bytes, 0);
-            op!(_mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(low), low), _mm256_set1_epi8(15)))
-        };
-        [half(a), half(b)]
-    }
-    #[inline(always)]
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
         each(a, b, |a, b| op!(_mm256_or_si256(a, b)))
-    }
-    #[inline(always)]
-    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        each(a, b, |a, b| op!(_mm256_xor_si256(a, b)))
-    }
-    #[inline(always)]
-    fn shl4(self, bytes: Self::Bytes) -> Self::Bytes {
-        map(bytes, |bytes| op!(_mm256_slli_epi16::<4>(bytes)))
     }
     #[inline(always)]
     fn as_i16(self, bytes: Self::Bytes) -> Self::I16 {
@@ -353,50 +326,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn as_f32(self, bytes: Self::Bytes) -> Self::F32 {
         map(bytes, |bytes| op!(_mm256_castsi256_ps(bytes)))
-    }
-    #[inline(always)]
-    fn join_i16x8(self, [a, b, c, d]: [__m128i; 4]) -> Self::Bytes {
-        op!([_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)])
-    }
-    #[inline(always)]
-    fn shr_and<const A: u32, const B: u32>(self, [a, b]: Self::Bytes, mask: u8) -> Self::Bytes {
-        [shr::<A>(a, mask), shr::<B>(b, mask)]
-    }
-    #[inline(always)]
-    fn bit_and<const A: u32, const B: u32>(self, [a, b]: Self::Bytes, mask: u8) -> Self::Bytes {
-        op!([test(a, _mm256_set1_epi8((1u8 << A) as i8), mask), test(b, _mm256_set1_epi8((1u8 << B) as i8), mask)])
-    }
-    #[inline(always)]
-    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> Self::Bytes {
-        map([a, b], |bits| {
-            op!({
-                // Byte i of the 32 takes byte i / 8 of the four, of which it keeps bit i % 8.
-                let four = _mm256_set1_epi32(i32::from_le_bytes(bits));
-                let order = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
-                test(_mm256_shuffle_epi8(four, order), _mm256_set1_epi64x(0x8040201008040201u64 as i64), mask)
-            })
-        })
-    }
-    #[inline(always)]
-    fn lookup(self, table: &[u8; 16], bytes: Self::Bytes) -> Self::Bytes {
-        let table = op!(_mm256_broadcastsi128_si256(load16(table, 0)));
-        map(bytes, |bytes| op!(_mm256_shuffle_epi8(table, bytes)))
-    }
-    #[inline(always)]
-    fn dot_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
-        make(|i| add_pairs(acc[i], pairs(w[i], x[i]), scale[i]))
-    }
-    #[inline(always)]
-    fn dot_codes(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
-        self.dot_scaled(acc, w, x, self.splat_i16(1))
-    }
-    #[inline(always)]
-    fn dot_wide(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32 {
-        self.dot_wide_scaled(acc, w, x, self.splat_i16(1))
-    }
-    #[inline(always)]
-    fn dot_wide_scaled(self, acc: Self::I32, w: Self::Bytes, x: Self::Bytes, scale: Self::I16) -> Self::I32 {
-        make(|i| add_pairs(acc[i], signed_pairs(w[i], x[i]), scale[i]))
     }
 
     #[inline(always)]
@@ -442,110 +371,102 @@ impl Simd for Avx2 {
         }
     }
 
+    halves_and_rows!();
+
     #[inline(always)]
-    fn widen_u8x8(self, bytes: [u8; 8]) -> __m128i {
-        op!(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    fn load_quarters(self, rows: [&[u8; 16]; 4]) -> Self::Bytes {
+        make(|i| op!(_mm256_set_m128i(load16(rows[2 * i + 1]), load16(rows[2 * i]))))
     }
     #[inline(always)]
-    fn widen_i8x8(self, bytes: [u8; 8]) -> __m128i {
-        op!(_mm_cvtepi8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    fn shuffle(self, bytes: Self::Bytes, order: [u8; 16]) -> Self::Bytes {
+        map(bytes, |bytes| op!(_mm256_shuffle_epi8(bytes, twice(load16(&order)))))
     }
     #[inline(always)]
-    fn add_i16x8(self, a: __m128i, value: i16) -> __m128i {
-        op!(_mm_add_epi16(a, _mm_set1_epi16(value)))
+    fn shr32(self, bytes: Self::Bytes, by: [u32; 4]) -> Self::Bytes {
+        map(bytes, |bytes| op!(_mm256_srlv_epi32(bytes, twice(load16(&by)))))
     }
     #[inline(always)]
-    fn mul_i16x8(self, a: __m128i, value: i16) -> __m128i {
-        op!(_mm_mullo_epi16(a, _mm_set1_epi16(value)))
+    fn and_quarters(self, bytes: Self::Bytes, mask: [u8; 16]) -> Self::Bytes {
+        map(bytes, |bytes| op!(_mm256_and_si256(bytes, twice(load16(&mask)))))
     }
     #[inline(always)]
-    fn zip_i16x8(self, a: __m128i, b: __m128i) -> [__m128i; 2] {
-        op!([_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)])
+    fn widen_quarters(self, bytes: Self::Bytes) -> [Self::I16; 2] {
+        op!({
+            let zero = _mm256_setzero_si256();
+            [
+                map(bytes, |bytes| _mm256_unpacklo_epi8(bytes, zero)),
+                map(bytes, |bytes| _mm256_unpackhi_epi8(bytes, zero)),
+            ]
+        })
     }
     #[inline(always)]
-    fn pick_halves(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
-        let both = op!(_mm256_broadcastsi128_si256(scales));
-        map([a, b], |i| op!(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0100 + 0x0202 * i as i16))))
+    fn add_i16(self, a: Self::I16, b: Self::I16) -> Self::I16 {
+        make(|i| op!(_mm256_add_epi16(a[i], b[i])))
     }
     #[inline(always)]
-    fn pick_quarters(self, scales: __m128i, a: usize, b: usize) -> Self::I16 {
-        let both = op!(_mm256_broadcastsi128_si256(scales));
-        map([a, b], |i| {
-            op!({
-                let first = 0x0100 + 0x0404 * i as i16;
-                let order = _mm256_set_m128i(_mm_set1_epi16(first + 0x0202), _mm_set1_epi16(first));
-                _mm256_shuffle_epi8(both, order)
-            })
+    fn mul_i16(self, a: Self::I16, b: Self::I16) -> Self::I16 {
+        make(|i| op!(_mm256_mullo_epi16(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn widen_quarters_i8(self, bytes: Self::Bytes) -> [Self::I16; 2] {
+        op!([
+            map(bytes, |bytes| _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(bytes, bytes))),
+            map(bytes, |bytes| _mm256_srai_epi16::<8>(_mm256_unpackhi_epi8(bytes, bytes))),
+        ])
+    }
+    #[inline(always)]
+    fn pairs_of_rows(self, a: Self::I16) -> Self::I16 {
+        op!({
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let (low, high) = (_mm256_unpacklo_epi32(a[0], a[1]), _mm256_unpackhi_epi32(a[0], a[1]));
+            [_mm256_permutevar8x32_epi32(low, order), _mm256_permutevar8x32_epi32(high, order)]
         })
     }
 
     #[inline(always)]
-    fn splat4(self, value: f32) -> __m128 {
-        op!(_mm_set1_ps(value))
-    }
-    #[inline(always)]
-    fn splat4_i32(self, value: i32) -> __m128i {
-        op!(_mm_set1_epi32(value))
-    }
-    #[inline(always)]
-    fn load4(self, [a, b, c, d]: [f32; 4]) -> __m128 {
-        op!(_mm_setr_ps(a, b, c, d))
-    }
-    #[inline(always)]
-    fn load4_f16(self, bits: [[u8; 2]; 4]) -> __m128 {
-        let [a, b, c, d] = map(bits, |bits| u64::from(u16::from_le_bytes(bits)));
-        op!(_mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64)))
-    }
-    #[inline(always)]
-    fn store4(self, values: __m128) -> [f32; 4] {
-        let mut to = [0.0; 4];
-        store16(op!(_mm_castps_si128(values)), &mut to);
-        to
-    }
-    #[inline(always)]
-    fn mul4(self, a: __m128, b: __m128) -> __m128 {
-        op!(_mm_mul_ps(a, b))
-    }
-    #[inline(always)]
-    fn mul_add4(self, a: __m128, b: __m128, c: __m128) -> __m128 {
-        op!(_mm_fmadd_ps(a, b, c))
-    }
-    #[inline(always)]
-    fn to_f4(self, a: __m128i) -> __m128 {
-        op!(_mm_cvtepi32_ps(a))
-    }
-    #[inline(always)]
-    fn add4_i32(self, a: __m128i, b: __m128i) -> __m128i {
-        op!(_mm_add_epi32(a, b))
-    }
-    #[inline(always)]
-    fn narrow(self, [a, b]: Self::I32) -> __m128i {
+    fn spread_bits(self, bits: [u8; 4], mask: u8) -> __m256i {
         op!({
-            let eight = _mm256_add_epi32(a, b);
-            _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight))
+            // Byte i of the 32 takes byte i / 8 of the four, of which it keeps bit i % 8.
+            let four = _mm256_set1_epi32(i32::from_le_bytes(bits));
+            let order = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+            let bit = _mm256_set1_epi64x(0x8040201008040201u64 as i64);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(four, order), bit), bit);
+            _mm256_and_si256(set, _mm256_set1_epi8(mask as i8))
         })
     }
     #[inline(always)]
-    fn sum_halves(self, r: [Self::I32; 4]) -> [__m128i; 2] {
-        make(|h| {
-            op!({
-                let fours = _mm256_hadd_epi32(_mm256_hadd_epi32(r[0][h], r[1][h]), _mm256_hadd_epi32(r[2][h], r[3][h]));
-                _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours))
-            })
-        })
+    fn dot_codes(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        add_pairs(acc, pairs(w, x), op!(_mm256_set1_epi16(1)))
     }
     #[inline(always)]
-    fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {
-        op!(_mm_madd_epi16(a, load16(b, 0)))
+    fn dot_wide(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        add_pairs(acc, signed_pairs(w, x), op!(_mm256_set1_epi16(1)))
     }
     #[inline(always)]
-    fn sum_each(self, [a, b, c, d]: [__m128i; 4]) -> __m128i {
-        op!(_mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_hadd_epi32(c, d)))
+    fn dot_two<const BITS: u32, const TWO_SCALES: bool>(
+        self,
+        mut acc: __m256i,
+        w: [__m256i; 2],
+        x: [__m256i; 2],
+        [low, high]: [[i16; 2]; 2],
+    ) -> __m256i {
+        let both = self.pairs(low, high);
+        for k in 0..2 {
+            // The first or the second of each pair, twice.
+            let order = op!(_mm256_set1_epi32(0x0100_0100 + 0x0202_0202 * k as i32));
+            let order = op!(_mm256_add_epi8(order, _mm256_set_epi64x(FOURS[1], FOURS[0], FOURS[1], FOURS[0])));
+            let scale = match TWO_SCALES {
+                true => op!(_mm256_shuffle_epi8(both, order)),
+                false => op!(_mm256_set1_epi16(low[k])),
+            };
+            let pairs = if BITS == 8 { signed_pairs(w[k], x[k]) } else { pairs(w[k], x[k]) };
+            acc = add_pairs(acc, pairs, scale);
+        }
+        acc
     }
     #[inline(always)]
-    fn prefetch<T>(self, values: &[T], offset: usize) {
-        // SAFETY: a prefetch of any address has no effect but on speed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast()) }
+    fn dot_pairs(self, acc: __m256i, a: &[i16; 16], b: __m256i) -> __m256i {
+        add_pairs(acc, load32(a), b)
     }
 }
 

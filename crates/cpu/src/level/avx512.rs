@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::x86::{halves_and_rows, in_turn, op, opaque, opaque512};
 use super::{Kernel, LANES, Plain, Simd, make, map};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, besides AVX2, FMA and F16C.
@@ -34,14 +35,6 @@ pub(super) unsafe fn enter<K: Kernel>(token: Avx512, kernel: K) {
     kernel.run(token);
 }
 
-/// An intrinsic on registers alone.
-macro_rules! op {
-    ($e:expr) => {
-        // SAFETY: the token that every caller holds proves the instructions; nothing is read from memory.
-        unsafe { $e }
-    };
-}
-
 /// The register's worth of bytes that a reference covers.
 #[inline(always)]
 fn load<T, const N: usize>(from: &[T; N]) -> __m512i {
@@ -65,6 +58,13 @@ fn load32<T, const N: usize>(from: &[T; N]) -> __m256i {
 }
 
 #[inline(always)]
+fn store32<T, const N: usize>(register: __m256i, to: &mut [T; N]) {
+    assert!(size_of::<[T; N]>() == 32);
+    // SAFETY: as for `load`.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), register) }
+}
+
+#[inline(always)]
 fn load16<T, const N: usize>(from: &[T; N]) -> __m128i {
     assert!(size_of::<[T; N]>() == 16);
     // SAFETY: as for `load`.
@@ -83,10 +83,10 @@ fn join(a: __m256i, b: __m256i) -> __m512i {
     op!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
 }
 
-/// `a` in the words of the first half, `b` in those of the second.
+/// The same 128 bits four times.
 #[inline(always)]
-fn word_halves(a: i16, b: i16) -> __m512i {
-    op!(join(_mm256_set1_epi16(a), _mm256_set1_epi16(b)))
+fn four_times(four: __m128i) -> __m512i {
+    op!(_mm512_broadcast_i32x4(four))
 }
 
 /// acc + Σ w·x over fours, `w` unsigned; saturation is far away.
@@ -100,9 +100,6 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type I16 = __m512i;
     type Bytes = __m512i;
-    type F4 = __m128;
-    type I4 = __m128i;
-    type I16x8 = __m128i;
 
     const BIAS: u8 = 128;
     const PANEL_TOKENS: usize = 8;
@@ -260,53 +257,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn splat_u8(self, value: u8) -> __m512i {
-        op!(_mm512_set1_epi8(value as i8))
-    }
-    #[inline(always)]
     fn load_u8(self, bytes: &[u8; 64]) -> __m512i {
         load(bytes)
     }
     #[inline(always)]
-    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> __m512i {
-        join(load32(a), load32(b))
-    }
-    #[inline(always)]
-    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> __m512i {
-        join(load32(a), load32(b))
-    }
-    #[inline(always)]
-    fn store_u8(self, bytes: __m512i, to: &mut [u8; 64]) {
-        store(bytes, to);
-    }
-    #[inline(always)]
-    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> __m512i {
-        op!({
-            let both = join(_mm256_broadcastsi128_si256(load16(a)), _mm256_broadcastsi128_si256(load16(b)));
-            let shifts = _mm512_set_epi64(
-                0x0004000400040004,
-                0x0004000400040004,
-                0,
-                0,
-                0x0004000400040004,
-                0x0004000400040004,
-                0,
-                0,
-            );
-            _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15))
-        })
-    }
-    #[inline(always)]
     fn or(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_or_si512(a, b))
-    }
-    #[inline(always)]
-    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_xor_si512(a, b))
-    }
-    #[inline(always)]
-    fn shl4(self, bytes: __m512i) -> __m512i {
-        op!(_mm512_slli_epi16::<4>(bytes))
     }
     #[inline(always)]
     fn as_i16(self, bytes: __m512i) -> __m512i {
@@ -315,55 +271,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn as_f32(self, bytes: __m512i) -> __m512 {
         op!(_mm512_castsi512_ps(bytes))
-    }
-    #[inline(always)]
-    fn join_i16x8(self, [a, b, c, d]: [__m128i; 4]) -> __m512i {
-        op!(join(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)))
-    }
-    #[inline(always)]
-    fn shr_and<const A: u32, const B: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
-        op!({
-            let shifted = match A == B {
-                true => _mm512_srl_epi16(bytes, _mm_cvtsi32_si128(A as i32)),
-                false => _mm512_srlv_epi16(bytes, word_halves(A as i16, B as i16)),
-            };
-            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
-        })
-    }
-    #[inline(always)]
-    fn bit_and<const A: u32, const B: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
-        op!({
-            let bits = join(_mm256_set1_epi8((1u8 << A) as i8), _mm256_set1_epi8((1u8 << B) as i8));
-            _mm512_maskz_set1_epi8(_mm512_test_epi8_mask(bytes, bits), mask as i8)
-        })
-    }
-    #[inline(always)]
-    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> __m512i {
-        let bits = u64::from(u32::from_le_bytes(a)) | u64::from(u32::from_le_bytes(b)) << 32;
-        op!(_mm512_maskz_set1_epi8(bits, mask as i8))
-    }
-    #[inline(always)]
-    fn lookup(self, table: &[u8; 16], bytes: __m512i) -> __m512i {
-        op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load16(table)), bytes))
-    }
-    #[inline(always)]
-    fn dot_scaled(self, acc: __m512i, w: __m512i, x: __m512i, scale: __m512i) -> __m512i {
-        op!(_mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(w, x), scale))
-    }
-    #[inline(always)]
-    fn dot_codes(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        fours(acc, w, x)
-    }
-    #[inline(always)]
-    fn dot_wide(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        fours(acc, w, x)
-    }
-    #[inline(always)]
-    fn dot_wide_scaled(self, acc: __m512i, w: __m512i, x: __m512i, scale: __m512i) -> __m512i {
-        op!({
-            let sums = fours(_mm512_setzero_si512(), w, x);
-            _mm512_add_epi32(acc, _mm512_mullo_epi32(sums, _mm512_srai_epi32::<16>(scale)))
-        })
     }
 
     #[inline(always)]
@@ -418,107 +325,90 @@ impl Simd for Avx512 {
         });
     }
 
+    halves_and_rows!();
+
     #[inline(always)]
-    fn widen_u8x8(self, bytes: [u8; 8]) -> __m128i {
-        op!(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    fn load_quarters(self, rows: [&[u8; 16]; 4]) -> __m512i {
+        let [a, b, c, d] = map(rows, load16);
+        op!(join(_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)))
     }
     #[inline(always)]
-    fn widen_i8x8(self, bytes: [u8; 8]) -> __m128i {
-        op!(_mm_cvtepi8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    fn shuffle(self, bytes: __m512i, order: [u8; 16]) -> __m512i {
+        op!(_mm512_shuffle_epi8(bytes, four_times(load16(&order))))
     }
     #[inline(always)]
-    fn add_i16x8(self, a: __m128i, value: i16) -> __m128i {
-        op!(_mm_add_epi16(a, _mm_set1_epi16(value)))
+    fn shr32(self, bytes: __m512i, by: [u32; 4]) -> __m512i {
+        op!(_mm512_srlv_epi32(bytes, four_times(load16(&by))))
     }
     #[inline(always)]
-    fn mul_i16x8(self, a: __m128i, value: i16) -> __m128i {
-        op!(_mm_mullo_epi16(a, _mm_set1_epi16(value)))
+    fn and_quarters(self, bytes: __m512i, mask: [u8; 16]) -> __m512i {
+        op!(_mm512_and_si512(bytes, four_times(load16(&mask))))
     }
     #[inline(always)]
-    fn zip_i16x8(self, a: __m128i, b: __m128i) -> [__m128i; 2] {
-        op!([_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)])
-    }
-    #[inline(always)]
-    fn pick_halves(self, scales: __m128i, a: usize, b: usize) -> __m512i {
-        op!(_mm512_permutexvar_epi16(word_halves(a as i16, b as i16), _mm512_castsi128_si512(scales)))
-    }
-    #[inline(always)]
-    fn pick_quarters(self, scales: __m128i, a: usize, b: usize) -> __m512i {
+    fn widen_quarters(self, bytes: __m512i) -> [__m512i; 2] {
         op!({
-            let quarters = |i: usize| _mm256_set_m128i(_mm_set1_epi16(2 * i as i16 + 1), _mm_set1_epi16(2 * i as i16));
-            _mm512_permutexvar_epi16(join(quarters(a), quarters(b)), _mm512_castsi128_si512(scales))
+            let zero = _mm512_setzero_si512();
+            [_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero)]
+        })
+    }
+    #[inline(always)]
+    fn add_i16(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi16(a, b))
+    }
+    #[inline(always)]
+    fn mul_i16(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_mullo_epi16(a, b))
+    }
+    #[inline(always)]
+    fn widen_quarters_i8(self, bytes: __m512i) -> [__m512i; 2] {
+        op!([
+            _mm512_srai_epi16::<8>(_mm512_unpacklo_epi8(bytes, bytes)),
+            _mm512_srai_epi16::<8>(_mm512_unpackhi_epi8(bytes, bytes)),
+        ])
+    }
+    #[inline(always)]
+    fn pairs_of_rows(self, a: __m512i) -> __m512i {
+        op!({
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, opaque512(a))
         })
     }
 
     #[inline(always)]
-    fn splat4(self, value: f32) -> __m128 {
-        op!(_mm_set1_ps(value))
+    fn spread_bits(self, bits: [u8; 4], mask: u8) -> __m256i {
+        op!(_mm256_maskz_set1_epi8(u32::from_le_bytes(bits), mask as i8))
     }
     #[inline(always)]
-    fn splat4_i32(self, value: i32) -> __m128i {
-        op!(_mm_set1_epi32(value))
+    fn dot_codes(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        op!(_mm256_dpbusd_epi32(acc, w, x))
     }
     #[inline(always)]
-    fn load4(self, [a, b, c, d]: [f32; 4]) -> __m128 {
-        op!(_mm_setr_ps(a, b, c, d))
+    fn dot_wide(self, acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        op!(_mm256_dpbusd_epi32(acc, w, x))
     }
     #[inline(always)]
-    fn load4_f16(self, bits: [[u8; 2]; 4]) -> __m128 {
-        let [a, b, c, d] = map(bits, |bits| u64::from(u16::from_le_bytes(bits)));
-        op!(_mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64)))
-    }
-    #[inline(always)]
-    fn store4(self, values: __m128) -> [f32; 4] {
-        let mut to = [0.0; 4];
-        store16(op!(_mm_castps_si128(values)), &mut to);
-        to
-    }
-    #[inline(always)]
-    fn mul4(self, a: __m128, b: __m128) -> __m128 {
-        op!(_mm_mul_ps(a, b))
-    }
-    #[inline(always)]
-    fn mul_add4(self, a: __m128, b: __m128, c: __m128) -> __m128 {
-        op!(_mm_fmadd_ps(a, b, c))
-    }
-    #[inline(always)]
-    fn to_f4(self, a: __m128i) -> __m128 {
-        op!(_mm_cvtepi32_ps(a))
-    }
-    #[inline(always)]
-    fn add4_i32(self, a: __m128i, b: __m128i) -> __m128i {
-        op!(_mm_add_epi32(a, b))
-    }
-    #[inline(always)]
-    fn narrow(self, v: __m512i) -> __m128i {
+    fn dot_two<const BITS: u32, const TWO_SCALES: bool>(
+        self,
+        acc: __m256i,
+        w: [__m256i; 2],
+        x: [__m256i; 2],
+        [low, high]: [[i16; 2]; 2],
+    ) -> __m256i {
         op!({
-            let eight = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
-            _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight))
+            let scale = self.pairs(low, if TWO_SCALES { high } else { low });
+            let a = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w[0], x[0]);
+            let b = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w[1], x[1]);
+            if BITS == 8 {
+                let a = _mm256_mullo_epi32(a, _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(scale)));
+                let b = _mm256_mullo_epi32(b, _mm256_srai_epi32::<16>(scale));
+                return _mm256_add_epi32(acc, _mm256_add_epi32(a, b));
+            }
+            // Both sums fit 16 bits, so that they share an instruction.
+            _mm256_dpwssd_epi32(acc, _mm256_blend_epi16::<0b1010_1010>(a, _mm256_slli_epi32::<16>(b)), scale)
         })
     }
     #[inline(always)]
-    fn sum_halves(self, r: [__m512i; 4]) -> [__m128i; 2] {
-        op!({
-            let a = _mm512_add_epi32(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
-            let b = _mm512_add_epi32(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
-            // Four times four rows, one for each 128 bits.
-            let fours = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-            map([_mm512_castsi512_si256(fours), _mm512_extracti64x4_epi64::<1>(fours)], |fours| {
-                _mm_add_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours))
-            })
-        })
-    }
-    #[inline(always)]
-    fn dot2x8(self, a: __m128i, b: &[i16; 8]) -> __m128i {
-        op!(_mm_madd_epi16(a, load16(b)))
-    }
-    #[inline(always)]
-    fn sum_each(self, [a, b, c, d]: [__m128i; 4]) -> __m128i {
-        op!(_mm_hadd_epi32(_mm_hadd_epi32(a, b), _mm_hadd_epi32(c, d)))
-    }
-    #[inline(always)]
-    fn prefetch<T>(self, values: &[T], offset: usize) {
-        // SAFETY: a prefetch of any address has no effect but on speed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast()) }
+    fn dot_pairs(self, acc: __m256i, a: &[i16; 16], b: __m256i) -> __m256i {
+        op!(_mm256_dpwssd_epi32(acc, load32(a), b))
     }
 }

@@ -10,10 +10,6 @@ use super::{LANES, Plain, Simd};
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
-fn halves<const A: u32, const B: u32>(bytes: [u8; 64], f: impl Fn(u8, u32) -> u8) -> [u8; 64] {
-    from_fn(|i| f(bytes[i], if i < 32 { A } else { B }))
-}
-
 fn dot4(w: impl Fn(usize) -> i32, x: &[u8]) -> i32 {
     (0..4).map(|j| w(j) * i32::from(x[j] as i8)).sum()
 }
@@ -25,7 +21,8 @@ impl Simd for Scalar {
     type Bytes = [u8; 64];
     type F4 = [f32; 4];
     type I4 = [i32; 4];
-    type I16x8 = [i16; 8];
+    type Half = [u8; 32];
+    type I8 = [i32; 8];
 
     const BIAS: u8 = 0;
     const PANEL_TOKENS: usize = 1;
@@ -176,41 +173,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn splat_u8(self, value: u8) -> [u8; 64] {
-        [value; 64]
-    }
-    #[inline(always)]
     fn load_u8(self, bytes: &[u8; 64]) -> [u8; 64] {
         *bytes
     }
     #[inline(always)]
-    fn load_halves(self, a: &[u8; 32], b: &[u8; 32]) -> [u8; 64] {
-        from_fn(|i| if i < 32 { a[i] } else { b[i - 32] })
-    }
-    #[inline(always)]
-    fn load_halves_i8(self, a: &[i8; 32], b: &[i8; 32]) -> [u8; 64] {
-        from_fn(|i| if i < 32 { a[i] as u8 } else { b[i - 32] as u8 })
-    }
-    #[inline(always)]
-    fn store_u8(self, bytes: [u8; 64], to: &mut [u8; 64]) {
-        *to = bytes;
-    }
-    #[inline(always)]
-    fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> [u8; 64] {
-        let half = |bytes: &[u8; 16], i: usize| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 };
-        from_fn(|i| if i < 32 { half(a, i) } else { half(b, i - 32) })
-    }
-    #[inline(always)]
     fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         from_fn(|i| a[i] | b[i])
-    }
-    #[inline(always)]
-    fn xor(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
-        from_fn(|i| a[i] ^ b[i])
-    }
-    #[inline(always)]
-    fn shl4(self, bytes: [u8; 64]) -> [u8; 64] {
-        bytes.map(|byte| byte << 4)
     }
     #[inline(always)]
     fn as_i16(self, bytes: [u8; 64]) -> [i16; 2 * LANES] {
@@ -221,44 +189,6 @@ impl Simd for Scalar {
         from_fn(|i| f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
     }
     #[inline(always)]
-    fn join_i16x8(self, parts: [[i16; 8]; 4]) -> [u8; 64] {
-        from_fn(|i| parts[i / 16][i % 16 / 2].to_le_bytes()[i % 2])
-    }
-    #[inline(always)]
-    fn shr_and<const A: u32, const B: u32>(self, bytes: [u8; 64], mask: u8) -> [u8; 64] {
-        halves::<A, B>(bytes, |byte, shift| byte >> shift & mask)
-    }
-    #[inline(always)]
-    fn bit_and<const A: u32, const B: u32>(self, bytes: [u8; 64], mask: u8) -> [u8; 64] {
-        halves::<A, B>(bytes, |byte, bit| if byte >> bit & 1 == 1 { mask } else { 0 })
-    }
-    #[inline(always)]
-    fn spread_bits(self, a: [u8; 4], b: [u8; 4], mask: u8) -> [u8; 64] {
-        let (a, b) = (u32::from_le_bytes(a), u32::from_le_bytes(b));
-        from_fn(|i| if (if i < 32 { a } else { b }) >> (i % 32) & 1 == 1 { mask } else { 0 })
-    }
-    #[inline(always)]
-    fn lookup(self, table: &[u8; 16], bytes: [u8; 64]) -> [u8; 64] {
-        bytes.map(|byte| table[usize::from(byte & 15)])
-    }
-    #[inline(always)]
-    fn dot_scaled(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64], scale: [i16; 2 * LANES]) -> [i32; LANES] {
-        from_fn(|i| acc[i] + i32::from(scale[2 * i]) * dot4(|j| i32::from(w[4 * i + j]), &x[4 * i..]))
-    }
-    #[inline(always)]
-    fn dot_codes(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64]) -> [i32; LANES] {
-        self.dot_scaled(acc, w, x, [1; 2 * LANES])
-    }
-    #[inline(always)]
-    fn dot_wide(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64]) -> [i32; LANES] {
-        self.dot_wide_scaled(acc, w, x, [1; 2 * LANES])
-    }
-    #[inline(always)]
-    fn dot_wide_scaled(self, acc: [i32; LANES], w: [u8; 64], x: [u8; 64], scale: [i16; 2 * LANES]) -> [i32; LANES] {
-        from_fn(|i| acc[i] + i32::from(scale[2 * i]) * dot4(|j| i32::from(w[4 * i + j] as i8), &x[4 * i..]))
-    }
-
-    #[inline(always)]
     fn panel_dots<const T: usize, const STEPS: usize, const BITS: u32, const SCALED: bool>(
         self,
         mut acc: [[i32; LANES]; T],
@@ -268,11 +198,9 @@ impl Simd for Scalar {
     ) -> [[i32; LANES]; T] {
         for (acc, x) in acc.iter_mut().zip(x) {
             for (w, x) in w.iter().zip(x) {
-                let x: [u8; 64] = from_fn(|i| x[i % 4] as u8);
-                *acc = match BITS {
-                    8 => self.dot_wide_scaled(*acc, *w, x, scale),
-                    _ => self.dot_scaled(*acc, *w, x, scale),
-                };
+                let code = |byte: u8| if BITS == 8 { i32::from(byte as i8) } else { i32::from(byte) };
+                let sum = |i: usize| (0..4).map(|j| code(w[4 * i + j]) * i32::from(x[j])).sum::<i32>();
+                *acc = from_fn(|i| acc[i] + i32::from(scale[2 * i]) * sum(i));
             }
         }
         acc
@@ -286,32 +214,124 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn widen_u8x8(self, bytes: [u8; 8]) -> [i16; 8] {
-        bytes.map(i16::from)
+    fn load_quarters(self, rows: [&[u8; 16]; 4]) -> [u8; 64] {
+        from_fn(|i| rows[i / 16][i % 16])
     }
     #[inline(always)]
-    fn widen_i8x8(self, bytes: [u8; 8]) -> [i16; 8] {
-        bytes.map(|byte| i16::from(byte as i8))
+    fn shuffle(self, bytes: [u8; 64], order: [u8; 16]) -> [u8; 64] {
+        from_fn(|i| match order[i % 16] {
+            128 => 0,
+            from => bytes[i / 16 * 16 + usize::from(from)],
+        })
     }
     #[inline(always)]
-    fn add_i16x8(self, a: [i16; 8], value: i16) -> [i16; 8] {
-        a.map(|a| a + value)
+    fn shr32(self, bytes: [u8; 64], by: [u32; 4]) -> [u8; 64] {
+        let (words, _) = bytes.as_chunks::<4>();
+        from_fn(|i| (u32::from_le_bytes(words[i / 4]) >> by[i / 4 % 4]).to_le_bytes()[i % 4])
     }
     #[inline(always)]
-    fn mul_i16x8(self, a: [i16; 8], value: i16) -> [i16; 8] {
-        a.map(|a| a * value)
+    fn and_quarters(self, bytes: [u8; 64], mask: [u8; 16]) -> [u8; 64] {
+        from_fn(|i| bytes[i] & mask[i % 16])
     }
     #[inline(always)]
-    fn zip_i16x8(self, a: [i16; 8], b: [i16; 8]) -> [[i16; 8]; 2] {
-        from_fn(|h| from_fn(|i| if i % 2 == 0 { a[4 * h + i / 2] } else { b[4 * h + i / 2] }))
+    fn widen_quarters(self, bytes: [u8; 64]) -> [[i16; 2 * LANES]; 2] {
+        from_fn(|half| from_fn(|i| i16::from(bytes[i / 8 * 16 + 8 * half + i % 8])))
     }
     #[inline(always)]
-    fn pick_halves(self, scales: [i16; 8], a: usize, b: usize) -> [i16; 2 * LANES] {
-        from_fn(|i| scales[if i < LANES { a } else { b }])
+    fn widen_quarters_i8(self, bytes: [u8; 64]) -> [[i16; 2 * LANES]; 2] {
+        from_fn(|half| from_fn(|i| i16::from(bytes[i / 8 * 16 + 8 * half + i % 8] as i8)))
     }
     #[inline(always)]
-    fn pick_quarters(self, scales: [i16; 8], a: usize, b: usize) -> [i16; 2 * LANES] {
-        from_fn(|i| scales[2 * if i < LANES { a } else { b } + i % LANES / 8])
+    fn add_i16(self, a: [i16; 2 * LANES], b: [i16; 2 * LANES]) -> [i16; 2 * LANES] {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn mul_i16(self, a: [i16; 2 * LANES], b: [i16; 2 * LANES]) -> [i16; 2 * LANES] {
+        from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    fn pairs_of_rows(self, a: [i16; 2 * LANES]) -> [i16; 2 * LANES] {
+        from_fn(|i| a[i % 8 / 2 * 8 + i / 8 * 2 + i % 2])
+    }
+
+    #[inline(always)]
+    fn load_half(self, bytes: &[u8; 32]) -> [u8; 32] {
+        *bytes
+    }
+    #[inline(always)]
+    fn load_half_i8(self, bytes: &[i8; 32]) -> [u8; 32] {
+        bytes.map(|byte| byte as u8)
+    }
+    #[inline(always)]
+    fn store_half(self, half: [u8; 32], to: &mut [u8; 32]) {
+        *to = half;
+    }
+    #[inline(always)]
+    fn splat_half(self, value: u8) -> [u8; 32] {
+        [value; 32]
+    }
+    #[inline(always)]
+    fn or_half(self, a: [u8; 32], b: [u8; 32]) -> [u8; 32] {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor_half(self, a: [u8; 32], b: [u8; 32]) -> [u8; 32] {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn bits<const FROM: u32, const TO: u32, const N: u32>(self, half: [u8; 32]) -> [u8; 32] {
+        half.map(|byte| (byte >> FROM & ((1 << N) - 1)) << TO)
+    }
+    #[inline(always)]
+    fn nibbles(self, bytes: &[u8; 16]) -> [u8; 32] {
+        from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn spread_bits(self, bits: [u8; 4], mask: u8) -> [u8; 32] {
+        from_fn(|i| if bits[i / 8] >> (i % 8) & 1 == 1 { mask } else { 0 })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], half: [u8; 32]) -> [u8; 32] {
+        half.map(|byte| table[usize::from(byte & 15)])
+    }
+    #[inline(always)]
+    fn pairs(self, a: [i16; 2], b: [i16; 2]) -> [u8; 32] {
+        from_fn(|i| if i < 16 { a } else { b }[i / 2 % 2].to_le_bytes()[i % 2])
+    }
+    #[inline(always)]
+    fn splat_i8(self, value: i32) -> [i32; 8] {
+        [value; 8]
+    }
+    #[inline(always)]
+    fn dot_codes(self, acc: [i32; 8], w: [u8; 32], x: [u8; 32]) -> [i32; 8] {
+        from_fn(|i| acc[i] + dot4(|j| i32::from(w[4 * i + j]), &x[4 * i..]))
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: [i32; 8], w: [u8; 32], x: [u8; 32]) -> [i32; 8] {
+        from_fn(|i| acc[i] + dot4(|j| i32::from(w[4 * i + j] as i8), &x[4 * i..]))
+    }
+    #[inline(always)]
+    fn dot_two<const BITS: u32, const TWO_SCALES: bool>(
+        self,
+        acc: [i32; 8],
+        w: [[u8; 32]; 2],
+        x: [[u8; 32]; 2],
+        scales: [[i16; 2]; 2],
+    ) -> [i32; 8] {
+        let [a, b] = [0, 1].map(|k| match BITS {
+            8 => self.dot_wide([0; 8], w[k], x[k]),
+            _ => self.dot_codes([0; 8], w[k], x[k]),
+        });
+        from_fn(|i| acc[i] + i32::from(scales[i / 4][0]) * a[i] + i32::from(scales[i / 4][1]) * b[i])
+    }
+    #[inline(always)]
+    fn dot_pairs(self, acc: [i32; 8], a: &[i16; 16], b: [u8; 32]) -> [i32; 8] {
+        let product = |i: usize| i32::from(a[i]) * i32::from(i16::from_le_bytes([b[2 * i], b[2 * i + 1]]));
+        from_fn(|i| acc[i] + product(2 * i) + product(2 * i + 1))
+    }
+    #[inline(always)]
+    fn in_turn<T>(self, sums: [i32; 8], next: &T) -> ([i32; 8], &T) {
+        (sums, next)
     }
 
     #[inline(always)]
@@ -351,20 +371,11 @@ impl Simd for Scalar {
         from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
-    fn narrow(self, v: [i32; LANES]) -> [i32; 4] {
-        from_fn(|i| v[i] + v[i + 4] + v[i + 8] + v[i + 12])
+    fn fold(self, a: [i32; 8]) -> [i32; 4] {
+        from_fn(|i| a[i] + a[i + 4])
     }
     #[inline(always)]
-    fn sum_halves(self, rows: [[i32; LANES]; 4]) -> [[i32; 4]; 2] {
-        from_fn(|h| from_fn(|r| rows[r][8 * h..8 * h + 8].iter().sum()))
-    }
-    #[inline(always)]
-    fn dot2x8(self, a: [i16; 8], b: &[i16; 8]) -> [i32; 4] {
-        let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
-        from_fn(|i| product(2 * i) + product(2 * i + 1))
-    }
-    #[inline(always)]
-    fn sum_each(self, rows: [[i32; 4]; 4]) -> [i32; 4] {
+    fn sum_rows(self, rows: [[i32; 8]; 4]) -> [i32; 4] {
         rows.map(|row| row.into_iter().sum())
     }
     #[inline(always)]

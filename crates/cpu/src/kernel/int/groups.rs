@@ -29,9 +29,9 @@ pub(crate) struct Group32 {
 pub(crate) struct Group256 {
     pub(crate) q: [i8; 256],
     /// −Σ q of each 32 columns.
-    pub(crate) minus_sums32: [i16; 8],
-    /// −Σ q of each 16 columns.
-    pub(crate) minus_sums16: [[i16; 8]; 2],
+    pub(crate) minus_sums32: [[i16; 2]; 4],
+    /// −Σ q of each 16 columns: of the first and third 16, the second and fourth and so on.
+    pub(crate) minus_sums16: [[i16; 2]; 8],
     pub(crate) d: f32,
 }
 
@@ -43,7 +43,7 @@ impl Default for Group32 {
 
 impl Default for Group256 {
     fn default() -> Self {
-        Self { q: [0; 256], minus_sums32: [0; 8], minus_sums16: [[0; 8]; 2], d: 0.0 }
+        Self { q: [0; 256], minus_sums32: [[0; 2]; 4], minus_sums16: [[0; 2]; 8], d: 0.0 }
     }
 }
 
@@ -107,10 +107,10 @@ impl Group for Group256 {
         let (x, _) = x.as_chunks::<LANES>();
         let (d, inverse) = scales(magnitude(simd, x));
         for (i, (x, q)) in x.iter().zip(self.q.as_chunks_mut::<LANES>().0).enumerate() {
-            self.minus_sums16[i / 8][i % 8] = -codes(simd, x, inverse, q) as i16;
+            self.minus_sums16[i / 4 * 2 + i % 2][i % 4 / 2] = -codes(simd, x, inverse, q) as i16;
         }
-        for (i, pair) in self.minus_sums16.as_flattened().as_chunks::<2>().0.iter().enumerate() {
-            self.minus_sums32[i] = pair[0] + pair[1];
+        for (i, fours) in self.minus_sums16.as_chunks::<2>().0.iter().enumerate() {
+            self.minus_sums32[i] = [fours[0][0] + fours[1][0], fours[0][1] + fours[1][1]];
         }
         self.d = d;
     }

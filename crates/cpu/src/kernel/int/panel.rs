@@ -5,29 +5,19 @@
 //! Must not know where activations come from.
 
 use std::marker::PhantomData;
-use std::ops::Range;
-
-use ops::WeightMatrix;
 
 use super::groups::{Group, Group32, Group256};
 use super::small::Small;
-use super::super_block::Super;
-use super::{Format, Inputs, UNIT};
-use crate::kernel::matmul::Outputs;
+use super::super_block::{Factors, Super};
+use super::{Format, Product, UNIT, ask};
 use crate::level::{Kernel, LANES, Simd, make, map};
 
 /// Something of each of a panel's rows.
 pub(crate) type Line = [u8; 64];
 
-/// The product for some of W's rows.
+/// A product, by panels.
 pub(crate) struct PanelProducts<'a, F: Format, P> {
-    pub(crate) w: &'a WeightMatrix,
-    pub(crate) w_rows: Range<usize>,
-    /// Subtracted from a weight row's index to give its place in the output.
-    pub(crate) first: usize,
-    pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) x: Inputs<'a, F::Group>,
-    pub(crate) out: Outputs<'a>,
+    pub(crate) product: Product<'a, F::Group>,
     /// Scratch for [`Panel::LINES`] per group, of [`panels_at_once`].
     pub(crate) panel: &'a mut [Line],
     pub(crate) kind: PhantomData<P>,
@@ -46,20 +36,22 @@ pub(crate) trait Panel<F: Format> {
 impl<F: Format, P: Panel<F>> Kernel for PanelProducts<'_, F, P> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let n_groups = self.w.cols / F::Group::LEN;
+        let n_groups = self.product.w.cols / F::Group::LEN;
         let n_panels = panels_at_once(n_groups * P::LINES);
-        for first in self.w_rows.clone().step_by(n_panels * UNIT) {
-            let panels = || (first..self.w_rows.end).step_by(UNIT).take(n_panels);
+        for first in self.product.w_rows.clone().step_by(n_panels * UNIT) {
+            let panels = || (first..self.product.w_rows.end).step_by(UNIT).take(n_panels);
             for (row, panel) in panels().zip(self.panel.chunks_exact_mut(n_groups * P::LINES)) {
-                let last = self.w_rows.end - 1;
-                let rows: [&[F::Block]; UNIT] = make(|r| &F::blocks(self.w.row((row + r).min(last)))[..n_groups]);
+                let last = self.product.w_rows.end - 1;
+                let rows: [&[F::Block]; UNIT] =
+                    make(|r| &F::blocks(self.product.w.row((row + r).min(last)))[..n_groups]);
                 for (g, lines) in panel.chunks_exact_mut(P::LINES).enumerate() {
+                    ask(simd, rows, g, 1);
                     P::pack(simd, map(rows, |row| &row[g]), lines);
                 }
             }
             let mut t = 0;
-            while t < self.x.n {
-                let n = self.x.n - t;
+            while t < self.product.x.n {
+                let n = self.product.x.n - t;
                 t += match S::PANEL_TOKENS {
                     8 if n >= 8 => self.tile::<S, 8>(simd, first, t, n_panels),
                     4.. if n >= 4 => self.tile::<S, 4>(simd, first, t, n_panels),
@@ -81,9 +73,9 @@ impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
     /// The panels from row `first` on with the inputs `t..t + T`.
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(&mut self, simd: S, first: usize, t: usize, n_panels: usize) -> usize {
-        let n_groups = self.w.cols / F::Group::LEN;
-        let x: [&[F::Group]; T] = make(|i| &self.x.row(t + i)[..n_groups]);
-        let panels = (first..self.w_rows.end).step_by(UNIT).take(n_panels);
+        let n_groups = self.product.w.cols / F::Group::LEN;
+        let x: [&[F::Group]; T] = make(|i| &self.product.x.row(t + i)[..n_groups]);
+        let panels = (first..self.product.w_rows.end).step_by(UNIT).take(n_panels);
         for (row, panel) in panels.zip(self.panel.chunks_exact(n_groups * P::LINES)) {
             let mut sums = [simd.splat(0.0); T];
             for (g, lines) in panel.chunks_exact(P::LINES).enumerate() {
@@ -92,9 +84,7 @@ impl<F: Format, P: Panel<F>> PanelProducts<'_, F, P> {
             for (i, sum) in sums.into_iter().enumerate() {
                 let mut values = [0.0; LANES];
                 simd.store(sum, &mut values);
-                for (row, value) in (row..self.w_rows.end).zip(values) {
-                    self.out.set(t + i, row - self.first, self.bias.map_or(value, |bias| value + bias[row]));
-                }
+                self.product.set(t + i, row, values);
             }
         }
         T
@@ -167,7 +157,7 @@ impl<F: Small> Panel<F> for SmallPanel {
         // Thirty-two codes of sixteen rows fill the first eight columns of a square; the others go unused.
         let mut codes = [[0; 64]; UNIT];
         for (block, codes) in blocks.iter().zip(&mut codes) {
-            simd.store_u8(F::codes(simd, block, block), codes);
+            simd.store_half(F::codes(simd, block), &mut codes.as_chunks_mut().0[0]);
         }
         let mut square = [[0; 64]; UNIT];
         simd.transpose(codes.each_ref(), &mut square);
@@ -201,31 +191,50 @@ const MINUS: usize = SCALES + 16;
 const D: usize = MINUS + 8;
 const O: usize = D + 1;
 
+/// The sub-blocks of a pair of [`Factors`].
+#[inline(always)]
+fn subs<F: Super>(pair: usize) -> [usize; 2] {
+    match F::N_SUB {
+        8 => [2 * pair, 2 * pair + 1],
+        _ => [pair / 2 * 4 + pair % 2, pair / 2 * 4 + pair % 2 + 2],
+    }
+}
+
 impl<F: Super> Panel<F> for SuperPanel {
     const LINES: usize = O + 1;
 
     #[inline(always)]
     fn pack<S: Simd>(simd: S, blocks: [&F::Block; UNIT], to: &mut [Line]) {
-        let mut rows = [[0; 64]; UNIT];
-        for (j, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate().take(4) {
+        let mut rows = [[0; 128]; UNIT];
+        for (half, to) in to.as_chunks_mut::<32>().0.iter_mut().enumerate().take(2) {
             for (block, row) in blocks.iter().zip(&mut rows) {
-                simd.store_u8(F::codes(simd, block, j), row);
+                let codes = F::codes(simd, block, half);
+                for (codes, to) in codes.into_iter().zip(row.as_chunks_mut().0) {
+                    simd.store_half(codes, to);
+                }
             }
-            simd.transpose(rows.each_ref(), to);
+            for (i, to) in to.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                simd.transpose(map(rows.each_ref(), |row| &row.as_chunks::<64>().0[i]), to);
+            }
         }
-        let mut square = [[0; 64]; UNIT];
-        for (block, row) in blocks.iter().zip(&mut rows) {
-            let [a, b] = map(F::scales(simd, block), |scales| simd.zip_i16x8(scales, scales));
-            simd.store_u8(simd.join_i16x8([a[0], a[1], b[0], b[1]]), row);
+        for (i, four) in blocks.as_chunks::<4>().0.iter().enumerate() {
+            let mut factors = Factors::NONE;
+            F::factors(simd, *four, &mut factors);
+            for pair in 0..F::N_SUB / 2 {
+                for r in 0..4 {
+                    let at = 16 * i + 4 * r;
+                    let [a, b] = factors.scales(r, pair);
+                    for (scale, sub) in [a, b].into_iter().zip(subs::<F>(pair)) {
+                        let [low, high] = scale.to_le_bytes();
+                        to[SCALES + sub][at..at + 4].copy_from_slice(&[low, high, low, high]);
+                    }
+                }
+                let rows = &factors.minus[pair / 4].as_chunks::<8>().0[pair % 4];
+                for (term, to) in rows.iter().zip(to[MINUS + pair][16 * i..].as_chunks_mut().0) {
+                    *to = term.to_le_bytes();
+                }
+            }
         }
-        simd.transpose(rows.each_ref(), &mut square);
-        to[SCALES..MINUS].copy_from_slice(&square);
-        for (block, row) in blocks.iter().zip(&mut rows) {
-            let [a, b] = F::minus(simd, block);
-            simd.store_u8(simd.join_i16x8([a, b, a, b]), row);
-        }
-        simd.transpose(rows.each_ref(), &mut square);
-        to[MINUS..D].copy_from_slice(&square[..8]);
         numbers(simd, blocks, |four| F::scale4(simd, four), &mut to[D]);
         if F::OFFSET {
             numbers(simd, blocks, |four| F::offset4(simd, four), &mut to[O]);
@@ -237,16 +246,16 @@ impl<F: Super> Panel<F> for SuperPanel {
         let w = &w[..O + 1];
         let i16s = |line: &Line| simd.as_i16(simd.load_u8(line));
         let mut acc = [simd.splat_i32(0); T];
-        for (i, &part) in F::PARTS.as_flattened().iter().enumerate() {
+        for part in 0..8 {
             if F::N_SUB == 8 {
                 let scale = i16s(&w[SCALES + part]);
                 let q = map(x, |x| fours(&x.q, 32 * part));
-                acc = dots::<F, S, T, 8, true>(simd, acc, lines(w, 8 * i), q, scale);
+                acc = dots::<F, S, T, 8, true>(simd, acc, lines(w, 8 * part), q, scale);
             } else {
                 for half in 0..2 {
                     let scale = i16s(&w[SCALES + 2 * part + half]);
                     let q = map(x, |x| fours(&x.q, 32 * part + 16 * half));
-                    acc = dots::<F, S, T, 4, true>(simd, acc, lines(w, 8 * i + 4 * half), q, scale);
+                    acc = dots::<F, S, T, 4, true>(simd, acc, lines(w, 8 * part + 4 * half), q, scale);
                 }
             }
         }
@@ -254,10 +263,7 @@ impl<F: Super> Panel<F> for SuperPanel {
         for i in 0..F::N_SUB / 2 {
             let terms = i16s(&w[MINUS + i]);
             for t in 0..T {
-                let pair = match F::N_SUB {
-                    8 => [x[t].minus_sums32[2 * i], x[t].minus_sums32[2 * i + 1]],
-                    _ => [x[t].minus_sums16[i / 4][2 * i % 8], x[t].minus_sums16[i / 4][2 * i % 8 + 1]],
-                };
+                let pair = if F::N_SUB == 8 { x[t].minus_sums32[i % 4] } else { x[t].minus_sums16[i] };
                 minus[t] = simd.dot2(minus[t], terms, simd.splat_pair(pair));
             }
         }

@@ -1,6 +1,6 @@
 //! Formats of 32 weights per block, each with one scale.
 //!
-//! Owns how their codes are unpacked. A pair of blocks fills a vector.
+//! Owns how their codes are unpacked. A block fills half of a vector.
 
 use crate::level::{Simd, map};
 
@@ -11,8 +11,8 @@ use super::{Format, part};
 pub(crate) trait Small: Format<Group = Group32> {
     /// Subtracted from every code, besides the level's bias where codes have 8 bits.
     const ZERO: i32;
-    /// The codes of two blocks, one in each half; of 8 bits with the level's bias added.
-    fn codes<S: Simd>(simd: S, a: &Self::Block, b: &Self::Block) -> S::Bytes;
+    /// The codes; of 8 bits with the level's bias added.
+    fn codes<S: Simd>(simd: S, block: &Self::Block) -> S::Half;
 
     /// The zero point of what [`Small::codes`] gives.
     #[inline(always)]
@@ -23,7 +23,7 @@ pub(crate) trait Small: Format<Group = Group32> {
 
 macro_rules! small {
     ($name:ident, $bytes:literal, bits $bits:literal, zero $zero:literal, offset $offset:literal,
-     |$simd:ident, $a:ident, $b:ident| $codes:expr) => {
+     |$simd:ident, $block:ident| $codes:expr) => {
         pub(crate) struct $name;
 
         impl Format for $name {
@@ -49,7 +49,7 @@ macro_rules! small {
         impl Small for $name {
             const ZERO: i32 = $zero;
             #[inline(always)]
-            fn codes<S: Simd>($simd: S, $a: &[u8; $bytes], $b: &[u8; $bytes]) -> S::Bytes {
+            fn codes<S: Simd>($simd: S, $block: &[u8; $bytes]) -> S::Half {
                 $codes
             }
         }
@@ -73,9 +73,9 @@ fn half_power(e: u8) -> f32 {
 
 /// Nibbles with a fifth bit each: `[.. | qh 4 | qs 16]`, qh at `AT`.
 #[inline(always)]
-fn five_bits<S: Simd, const AT: usize, const QS: usize>(simd: S, a: &[u8], b: &[u8]) -> S::Bytes {
-    let high = simd.spread_bits(*part::<AT, 4>(a), *part::<AT, 4>(b), 16);
-    simd.or(simd.nibbles(part::<QS, 16>(a), part::<QS, 16>(b)), high)
+fn five_bits<S: Simd, const AT: usize, const QS: usize>(simd: S, block: &[u8]) -> S::Half {
+    let high = simd.spread_bits(*part::<AT, 4>(block), 16);
+    simd.or_half(simd.nibbles(part::<QS, 16>(block)), high)
 }
 
 /// IQ4's levels.
@@ -83,23 +83,23 @@ pub(super) const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -1
 
 /// IQ4's levels with the level's bias added.
 #[inline(always)]
-pub(super) fn iq4_levels<S: Simd>(simd: S, nibbles: S::Bytes) -> S::Bytes {
+pub(super) fn iq4_levels<S: Simd>(simd: S, nibbles: S::Half) -> S::Half {
     simd.lookup(&IQ4_LEVELS.map(|level| level as u8 ^ S::BIAS), nibbles)
 }
 
 /// Twice MXFP4's values, plus 12.
 const MXFP4_LEVELS: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
-small!(Q4_0, 18, bits 4, zero 8, offset false, |simd, a, b| simd.nibbles(part::<2, 16>(a), part::<2, 16>(b)));
-small!(Q4_1, 20, bits 4, zero 0, offset true, |simd, a, b| simd.nibbles(part::<4, 16>(a), part::<4, 16>(b)));
-small!(Q5_0, 22, bits 5, zero 16, offset false, |simd, a, b| five_bits::<S, 2, 6>(simd, a, b));
-small!(Q5_1, 24, bits 5, zero 0, offset true, |simd, a, b| five_bits::<S, 4, 8>(simd, a, b));
-small!(Q8_0, 34, bits 8, zero 0, offset false, |simd, a, b| {
-    simd.xor(simd.load_halves(part::<2, 32>(a), part::<2, 32>(b)), simd.splat_u8(S::BIAS))
+small!(Q4_0, 18, bits 4, zero 8, offset false, |simd, block| simd.nibbles(part::<2, 16>(block)));
+small!(Q4_1, 20, bits 4, zero 0, offset true, |simd, block| simd.nibbles(part::<4, 16>(block)));
+small!(Q5_0, 22, bits 5, zero 16, offset false, |simd, block| five_bits::<S, 2, 6>(simd, block));
+small!(Q5_1, 24, bits 5, zero 0, offset true, |simd, block| five_bits::<S, 4, 8>(simd, block));
+small!(Q8_0, 34, bits 8, zero 0, offset false, |simd, block| {
+    simd.xor_half(simd.load_half(part::<2, 32>(block)), simd.splat_half(S::BIAS))
 });
-small!(Iq4Nl, 18, bits 8, zero 0, offset false, |simd, a, b| {
-    iq4_levels(simd, simd.nibbles(part::<2, 16>(a), part::<2, 16>(b)))
+small!(Iq4Nl, 18, bits 8, zero 0, offset false, |simd, block| {
+    iq4_levels(simd, simd.nibbles(part::<2, 16>(block)))
 });
-small!(Mxfp4, 17, bits 5, zero 12, offset false, |simd, a, b| {
-    simd.lookup(&MXFP4_LEVELS, simd.nibbles(part::<1, 16>(a), part::<1, 16>(b)))
+small!(Mxfp4, 17, bits 5, zero 12, offset false, |simd, block| {
+    simd.lookup(&MXFP4_LEVELS, simd.nibbles(part::<1, 16>(block)))
 });

@@ -1,7 +1,6 @@
 //! Formats of 256 weights per block, whose sub-blocks have scales in whole numbers.
 //!
-//! Owns how their codes and scales are unpacked. A block is four vectors of codes; each half of a vector is a *part* of
-//! 32 consecutive columns, and which two parts share a vector is up to the format.
+//! Owns how their codes and scales are unpacked. A block has eight *parts*: codes of 32 consecutive columns.
 
 use crate::level::{Simd, make, map};
 
@@ -11,27 +10,53 @@ use super::{Format, part};
 
 /// A format of 256 weights per block.
 pub(crate) trait Super: Format<Group = Group256> {
-    /// The two parts of each vector.
-    const PARTS: [[usize; 2]; 4];
     /// Zero point of all codes, besides the level's bias where codes have 8 bits.
     const ZERO: i16;
-    /// Vector `j` of 4.
-    fn codes<S: Simd>(simd: S, block: &Self::Block, j: usize) -> S::Bytes;
-    /// The sub-blocks' scales; the second eight only where there are sixteen.
-    fn scales<S: Simd>(simd: S, block: &Self::Block) -> [S::I16x8; 2];
-    /// What is subtracted, in units of [`Format::offset4`]; the second eight only where there are sixteen.
-    fn offsets<S: Simd>(simd: S, block: &Self::Block) -> [S::I16x8; 2];
+    /// Parts 4·half to 4·half + 3; of 8 bits with the level's bias added.
+    fn codes<S: Simd>(simd: S, block: &Self::Block, half: usize) -> [S::Half; 4];
+    /// The whole numbers of four blocks.
+    fn factors<S: Simd>(simd: S, blocks: [&Self::Block; 4], to: &mut Factors);
+}
 
-    /// What meets −Σq of each sub-block: the offsets, or the scales times the zero point.
+/// The whole numbers that four blocks' sub-blocks have, in pairs: those of sub-blocks 0 and 1 of every row, of 2 and 3 and
+/// so on; of formats with sixteen sub-blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7 and so on, because those of the same
+/// half of two parts are needed together.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Factors {
+    pub(crate) scales: [[i16; 32]; 2],
+    /// What meets −Σq of each sub-block: the offsets in units of [`Format::offset4`], or scales times the zero point.
+    pub(crate) minus: [[i16; 32]; 2],
+}
+
+impl Factors {
+    pub(crate) const NONE: Self = Self { scales: [[0; 32]; 2], minus: [[0; 32]; 2] };
+
+    /// Pair `i` of a row's scales.
     #[inline(always)]
-    fn minus<S: Simd>(simd: S, block: &Self::Block) -> [S::I16x8; 2] {
-        if Self::OFFSET {
-            return Self::offsets(simd, block);
+    pub(crate) fn scales(&self, row: usize, i: usize) -> [i16; 2] {
+        self.scales[i / 4].as_chunks::<2>().0[i % 4 * 4 + row]
+    }
+
+    /// Sets eights of every row, as many as the format has.
+    #[inline(always)]
+    fn set<S: Simd, const N: usize>(&mut self, simd: S, scales: [S::I16; N], minus: [S::I16; N]) {
+        for i in 0..N {
+            simd.store_pairs(simd.pairs_of_rows(scales[i]), &mut self.scales[i]);
+            simd.store_pairs(simd.pairs_of_rows(minus[i]), &mut self.minus[i]);
         }
-        let zero = if Self::BITS == 8 { i16::from(S::BIAS) } else { Self::ZERO };
-        map(Self::scales(simd, block), |scales| simd.mul_i16x8(scales, zero))
+    }
+
+    /// Sets those of a format with a zero point.
+    #[inline(always)]
+    fn set_centred<F: Super, S: Simd, const N: usize>(&mut self, simd: S, scales: [S::I16; N]) {
+        let zero = simd.splat_i16(if F::BITS == 8 { i16::from(S::BIAS) } else { F::ZERO });
+        self.set(simd, scales, map(scales, |scales| simd.mul_i16(scales, zero)));
     }
 }
+
+/// Sixteen bytes of which the middle two of each four change places, as [`Factors`] wants them.
+const BY_HALVES: [u8; 16] = [0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15];
 
 /// `N` bytes at `at`.
 #[inline(always)]
@@ -75,175 +100,168 @@ format!(Q3K, 110, bits 4, subs 16, d 108, o 0);
 format!(Q6K, 210, bits 6, subs 16, d 208, o 0);
 format!(Iq4Xs, 136, bits 8, subs 8, d 0, o 0);
 
-/// Eight scales and eight offsets of 6 bits in 12 bytes, as bytes.
+/// Bytes that are 0 in [`Simd::shuffle`].
+const NONE: u8 = 128;
+
+/// Eight scales and eight offsets of 6 bits in the last 12 of each quarter's bytes, as bytes.
 ///
-/// Bytes 0–3 hold scales 0–3 and bytes 4–7 offsets 0–3 in their low six bits. Bytes 8–11 hold the low nibbles of
-/// scales 4–7 (below) and offsets 4–7 (above), whose upper two bits are the upper two bits of bytes 0–3 and 4–7.
+/// Bytes 4–7 hold scales 0–3 and bytes 8–11 offsets 0–3 in their low six bits. Bytes 12–15 hold the low nibbles of
+/// scales 4–7 (below) and offsets 4–7 (above), whose upper two bits are the upper two bits of bytes 4–7 and 8–11.
 #[inline(always)]
-fn six_bits(packed: &[u8; 12]) -> [[u8; 8]; 2] {
-    let word = |i: usize| u32::from_le_bytes(*at(packed, i));
-    let (a, b, c) = (word(0), word(4), word(8));
-    let upper_scales = c & 0x0f0f_0f0f | (a >> 2) & 0x3030_3030;
-    let upper_offsets = (c >> 4) & 0x0f0f_0f0f | (b >> 2) & 0x3030_3030;
-    let join = |low: u32, high: u32| (u64::from(low & 0x3f3f_3f3f) | u64::from(high) << 32).to_le_bytes();
-    [join(a, upper_scales), join(b, upper_offsets)]
+fn six_bits<S: Simd>(simd: S, headers: [&[u8; 16]; 4]) -> S::Bytes {
+    let packed = simd.load_quarters(headers);
+    let low = simd.shuffle(packed, [4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]);
+    let (six, four) = ([0x3f; 4], [0x0f; 4]);
+    let low = simd.and_quarters(simd.shr32(low, [0, 0, 0, 4]), join([six, four, six, four]));
+    let none = [NONE; 4];
+    let high = simd.shuffle(packed, join([none, [4, 5, 6, 7], none, [8, 9, 10, 11]]));
+    simd.or(low, simd.and_quarters(simd.shr32(high, [2; 4]), [0x30; 16]))
 }
 
-/// Sixty-four bytes hold four parts: 0 and 2 in the lower nibbles, 1 and 3 in the upper ones.
-const NIBBLE_PARTS: [[usize; 2]; 4] = [[0, 2], [1, 3], [4, 6], [5, 7]];
-
-/// Vector `j` of nibbles that lie as [`NIBBLE_PARTS`] says.
+/// Four times four bytes.
 #[inline(always)]
-fn nibbles<S: Simd>(simd: S, qs: &[u8; 128], j: usize) -> S::Bytes {
-    let bytes = simd.load_u8(at(qs, j / 2 * 64));
-    if j.is_multiple_of(2) { simd.shr_and::<0, 0>(bytes, 15) } else { simd.shr_and::<4, 4>(bytes, 15) }
+fn join(words: [[u8; 4]; 4]) -> [u8; 16] {
+    make(|i| words[i / 4][i % 4])
+}
+
+/// The parts of half a block whose nibbles lie in 64 bytes: parts 0 and 1 in the first 32, 2 and 3 in the last.
+#[inline(always)]
+fn nibbles<S: Simd>(simd: S, qs: &[u8; 128], half: usize) -> [S::Half; 4] {
+    let bytes: [S::Half; 2] = [simd.load_half(at(qs, 64 * half)), simd.load_half(at(qs, 64 * half + 32))];
+    make(|i| if i % 2 == 0 { simd.bits::<0, 0, 4>(bytes[i / 2]) } else { simd.bits::<4, 0, 4>(bytes[i / 2]) })
+}
+
+/// The parts of half a block in pairs of bits: 32 bytes hold four parts, two bits apart.
+#[inline(always)]
+fn pairs_of_bits<S: Simd>(simd: S, qs: &[u8; 64], half: usize) -> [S::Half; 4] {
+    let bytes = simd.load_half(at(qs, 32 * half));
+    [simd.bits::<0, 0, 2>(bytes), simd.bits::<2, 0, 2>(bytes), simd.bits::<4, 0, 2>(bytes), simd.bits::<6, 0, 2>(bytes)]
+}
+
+/// One bit of each code of half a block, moved to bit TO: 32 bytes hold a bit for each of eight parts.
+#[inline(always)]
+fn eighths<S: Simd, const TO: u32>(simd: S, bits: &[u8; 32], half: usize) -> [S::Half; 4] {
+    let bytes = simd.load_half(bits);
+    match half {
+        0 => [
+            simd.bits::<0, TO, 1>(bytes),
+            simd.bits::<1, TO, 1>(bytes),
+            simd.bits::<2, TO, 1>(bytes),
+            simd.bits::<3, TO, 1>(bytes),
+        ],
+        _ => [
+            simd.bits::<4, TO, 1>(bytes),
+            simd.bits::<5, TO, 1>(bytes),
+            simd.bits::<6, TO, 1>(bytes),
+            simd.bits::<7, TO, 1>(bytes),
+        ],
+    }
 }
 
 impl Super for Q4K {
-    const PARTS: [[usize; 2]; 4] = NIBBLE_PARTS;
     const ZERO: i16 = 0;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 144], j: usize) -> S::Bytes {
-        nibbles(simd, part::<16, 128>(block), j)
+    fn codes<S: Simd>(simd: S, block: &[u8; 144], half: usize) -> [S::Half; 4] {
+        nibbles(simd, part::<16, 128>(block), half)
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 144]) -> [S::I16x8; 2] {
-        [simd.widen_u8x8(six_bits(part::<4, 12>(block))[0]); 2]
-    }
-    #[inline(always)]
-    fn offsets<S: Simd>(simd: S, block: &[u8; 144]) -> [S::I16x8; 2] {
-        [simd.widen_u8x8(six_bits(part::<4, 12>(block))[1]); 2]
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 144]; 4], to: &mut Factors) {
+        let [scales, offsets] = simd.widen_quarters(six_bits(simd, map(blocks, |block| part::<0, 16>(block))));
+        to.set(simd, [scales], [offsets]);
     }
 }
 
 impl Super for Q5K {
-    const PARTS: [[usize; 2]; 4] = NIBBLE_PARTS;
     const ZERO: i16 = 0;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 176], j: usize) -> S::Bytes {
-        let high = simd.load_halves(part::<16, 32>(block), part::<16, 32>(block));
-        let high = match j {
-            0 => simd.bit_and::<0, 2>(high, 16),
-            1 => simd.bit_and::<1, 3>(high, 16),
-            2 => simd.bit_and::<4, 6>(high, 16),
-            _ => simd.bit_and::<5, 7>(high, 16),
-        };
-        simd.or(nibbles(simd, part::<48, 128>(block), j), high)
+    fn codes<S: Simd>(simd: S, block: &[u8; 176], half: usize) -> [S::Half; 4] {
+        let (low, high) =
+            (nibbles(simd, part::<48, 128>(block), half), eighths::<S, 4>(simd, part::<16, 32>(block), half));
+        make(|i| simd.or_half(low[i], high[i]))
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 176]) -> [S::I16x8; 2] {
-        [simd.widen_u8x8(six_bits(part::<4, 12>(block))[0]); 2]
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 176]; 4], to: &mut Factors) {
+        let [scales, offsets] = simd.widen_quarters(six_bits(simd, map(blocks, |block| part::<0, 16>(block))));
+        to.set(simd, [scales], [offsets]);
     }
-    #[inline(always)]
-    fn offsets<S: Simd>(simd: S, block: &[u8; 176]) -> [S::I16x8; 2] {
-        [simd.widen_u8x8(six_bits(part::<4, 12>(block))[1]); 2]
-    }
-}
-
-/// Parts in the order of their columns.
-const PARTS_IN_ORDER: [[usize; 2]; 4] = [[0, 1], [2, 3], [4, 5], [6, 7]];
-
-/// Vector `j` of two-bit codes: each half of 128 weights lies in 32 bytes, four parts two bits apart.
-#[inline(always)]
-fn pairs_of_bits<S: Simd>(simd: S, qs: &[u8; 64], j: usize) -> S::Bytes {
-    let run = at::<32>(qs, j / 2 * 32);
-    let bytes = simd.load_halves(run, run);
-    if j.is_multiple_of(2) { simd.shr_and::<0, 2>(bytes, 3) } else { simd.shr_and::<4, 6>(bytes, 3) }
 }
 
 impl Super for Q2K {
-    const PARTS: [[usize; 2]; 4] = PARTS_IN_ORDER;
     const ZERO: i16 = 0;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 84], j: usize) -> S::Bytes {
-        pairs_of_bits(simd, part::<16, 64>(block), j)
+    fn codes<S: Simd>(simd: S, block: &[u8; 84], half: usize) -> [S::Half; 4] {
+        pairs_of_bits(simd, part::<16, 64>(block), half)
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 84]) -> [S::I16x8; 2] {
-        let low = |i: usize| (u64::from_le_bytes(*at(block, i)) & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
-        map([0, 8], |i| simd.widen_u8x8(low(i)))
-    }
-    #[inline(always)]
-    fn offsets<S: Simd>(simd: S, block: &[u8; 84]) -> [S::I16x8; 2] {
-        let high = |i: usize| (u64::from_le_bytes(*at(block, i)) >> 4 & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
-        map([0, 8], |i| simd.widen_u8x8(high(i)))
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 84]; 4], to: &mut Factors) {
+        let bytes = simd.load_quarters(map(blocks, |block| part::<0, 16>(block)));
+        let bytes = simd.shuffle(bytes, BY_HALVES);
+        let low = simd.and_quarters(bytes, [15; 16]);
+        let high = simd.and_quarters(simd.shr32(bytes, [4; 4]), [15; 16]);
+        to.set(simd, simd.widen_quarters(low), simd.widen_quarters(high));
     }
 }
 
 impl Super for Q3K {
-    const PARTS: [[usize; 2]; 4] = PARTS_IN_ORDER;
     const ZERO: i16 = 4;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 110], j: usize) -> S::Bytes {
-        let high = simd.load_halves(part::<0, 32>(block), part::<0, 32>(block));
-        let high = match j {
-            0 => simd.bit_and::<0, 1>(high, 4),
-            1 => simd.bit_and::<2, 3>(high, 4),
-            2 => simd.bit_and::<4, 5>(high, 4),
-            _ => simd.bit_and::<6, 7>(high, 4),
-        };
-        simd.or(pairs_of_bits(simd, part::<32, 64>(block), j), high)
+    fn codes<S: Simd>(simd: S, block: &[u8; 110], half: usize) -> [S::Half; 4] {
+        let low = pairs_of_bits(simd, part::<32, 64>(block), half);
+        let high = eighths::<S, 2>(simd, part::<0, 32>(block), half);
+        make(|i| simd.or_half(low[i], high[i]))
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 110]) -> [S::I16x8; 2] {
-        // Four low bits in a nibble of eight bytes, two high bits in four bytes: (high >> 2·(j / 4)) of byte j % 4.
-        let low = u64::from_le_bytes(*at(block, 96));
-        let high = u32::from_le_bytes(*at(block, 104));
-        let pairs = |shift: u32| {
-            u64::from(high >> shift & 0x0303_0303) << 4 | u64::from(high >> (shift + 2) & 0x0303_0303) << 36
-        };
-        let nibbles = 0x0f0f_0f0f_0f0f_0f0f;
-        let bytes = [low & nibbles | pairs(0), low >> 4 & nibbles | pairs(4)];
-        map(bytes, |bytes| simd.add_i16x8(simd.widen_u8x8(bytes.to_le_bytes()), -32))
-    }
-    #[inline(always)]
-    fn offsets<S: Simd>(_: S, _: &[u8; 110]) -> [S::I16x8; 2] {
-        unreachable!("no offsets")
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 110]; 4], to: &mut Factors) {
+        // Four low bits in a nibble of bytes 2–9, two high bits in bytes 10–13: (high >> 2·(j / 4)) of byte j % 4.
+        let packed = simd.load_quarters(map(blocks, |block| part::<94, 16>(block)));
+        let low = simd.shuffle(packed, [2, 4, 3, 5, 6, 8, 7, 9, 2, 4, 3, 5, 6, 8, 7, 9]);
+        let low = simd.widen_quarters(simd.and_quarters(simd.shr32(low, [0, 0, 4, 4]), [15; 16]));
+        let high = simd.shuffle(packed, join([[10, 12, 11, 13]; 4]));
+        let high = simd.widen_quarters(simd.and_quarters(simd.shr32(high, [0, 2, 4, 6]), [3; 16]));
+        let (sixteen, centre) = (simd.splat_i16(16), simd.splat_i16(-32));
+        let scale = |i: usize| simd.add_i16(simd.add_i16(low[i], centre), simd.mul_i16(high[i], sixteen));
+        to.set_centred::<Self, S, 2>(simd, [scale(0), scale(1)]);
     }
 }
 
 impl Super for Q6K {
-    const PARTS: [[usize; 2]; 4] = PARTS_IN_ORDER;
     const ZERO: i16 = 32;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 210], j: usize) -> S::Bytes {
-        // Each half of 128 weights: 64 bytes of low nibbles (two parts below, two above), 32 bytes of high pairs.
-        let low = simd.load_u8(at(block, j / 2 * 64));
-        let run = at::<32>(block, 128 + j / 2 * 32);
-        let high = simd.load_halves(run, run);
-        if j.is_multiple_of(2) {
-            let low = simd.shr_and::<0, 0>(low, 15);
-            simd.or(low, simd.shl4(simd.shr_and::<0, 2>(high, 3)))
-        } else {
-            let low = simd.shr_and::<4, 4>(low, 15);
-            simd.or(low, simd.shl4(simd.shr_and::<4, 6>(high, 3)))
-        }
+    fn codes<S: Simd>(simd: S, block: &[u8; 210], half: usize) -> [S::Half; 4] {
+        // 64 bytes of low nibbles (parts 0 and 1 below, 2 and 3 above), 32 bytes of high pairs.
+        let [a, b]: [S::Half; 2] = [simd.load_half(at(block, 64 * half)), simd.load_half(at(block, 64 * half + 32))];
+        let high = simd.load_half(at(block, 128 + 32 * half));
+        [
+            simd.or_half(simd.bits::<0, 0, 4>(a), simd.bits::<0, 4, 2>(high)),
+            simd.or_half(simd.bits::<0, 0, 4>(b), simd.bits::<2, 4, 2>(high)),
+            simd.or_half(simd.bits::<4, 0, 4>(a), simd.bits::<4, 4, 2>(high)),
+            simd.or_half(simd.bits::<4, 0, 4>(b), simd.bits::<6, 4, 2>(high)),
+        ]
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 210]) -> [S::I16x8; 2] {
-        map([192, 200], |i| simd.widen_i8x8(*at(block, i)))
-    }
-    #[inline(always)]
-    fn offsets<S: Simd>(_: S, _: &[u8; 210]) -> [S::I16x8; 2] {
-        unreachable!("no offsets")
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 210]; 4], to: &mut Factors) {
+        let bytes = simd.shuffle(simd.load_quarters(map(blocks, |block| part::<192, 16>(block))), BY_HALVES);
+        to.set_centred::<Self, S, 2>(simd, simd.widen_quarters_i8(bytes));
     }
 }
 
 impl Super for Iq4Xs {
-    const PARTS: [[usize; 2]; 4] = PARTS_IN_ORDER;
     const ZERO: i16 = 0;
     #[inline(always)]
-    fn codes<S: Simd>(simd: S, block: &[u8; 136], j: usize) -> S::Bytes {
-        iq4_levels(simd, simd.nibbles(at(block, 8 + 32 * j), at(block, 24 + 32 * j)))
+    fn codes<S: Simd>(simd: S, block: &[u8; 136], half: usize) -> [S::Half; 4] {
+        let mut codes = [simd.splat_half(0); 4];
+        for (i, codes) in codes.iter_mut().enumerate() {
+            *codes = iq4_levels(simd, simd.nibbles(at(block, 8 + 64 * half + 16 * i)));
+        }
+        codes
     }
     #[inline(always)]
-    fn scales<S: Simd>(simd: S, block: &[u8; 136]) -> [S::I16x8; 2] {
-        let (low, high) = (u32::from_le_bytes(*at(block, 4)), u16::from_le_bytes(*at(block, 2)));
-        let scale = |j: usize| (low >> (4 * j) & 15) as u8 | ((high >> (2 * j) & 3) as u8) << 4;
-        [simd.add_i16x8(simd.widen_u8x8(make(scale)), -32); 2]
-    }
-    #[inline(always)]
-    fn offsets<S: Simd>(_: S, _: &[u8; 136]) -> [S::I16x8; 2] {
-        unreachable!("no offsets")
+    fn factors<S: Simd>(simd: S, blocks: [&[u8; 136]; 4], to: &mut Factors) {
+        let bytes: [[u8; 16]; 4] = map(blocks, |block| {
+            let (low, high) = (u32::from_le_bytes(*at(block, 4)), u16::from_le_bytes(*at(block, 2)));
+            make(|j| (low >> (4 * (j % 8)) & 15) as u8 | ((high >> (2 * (j % 8)) & 3) as u8) << 4)
+        });
+        let [scales, _] = simd.widen_quarters(simd.load_quarters(bytes.each_ref()));
+        to.set_centred::<Self, S, 1>(simd, [simd.add_i16(scales, simd.splat_i16(-32))]);
     }
 }
