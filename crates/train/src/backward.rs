@@ -35,10 +35,10 @@ struct Sides<'a> {
 }
 
 /// What every function of the backward pass writes to.
-pub(crate) struct Tape<'a> {
-    pub(crate) s: &'a mut Scratch,
+struct Tape<'a> {
+    s: &'a mut Scratch,
     /// The arena of gradients.
-    pub(crate) g: &'a mut [f32],
+    g: &'a mut [f32],
 }
 
 impl<D: TrainDevice> Pass<'_, D> {

@@ -4,7 +4,7 @@
 use checkpoint::Checkpoint;
 use model::Config;
 use ops::{Reference, TrainDevice};
-use testkit::oracle::{Form, Oracle, fixtures, logits, oracles};
+use testkit::oracle::{Form, Oracle, fixtures, logits, oracles, switches};
 use testkit::training::Training;
 use train::{Batch, Losses, Net, Objective, Workspace, loss_and_gradient, nll};
 
@@ -125,7 +125,7 @@ fn a_gguf_file_has_the_same_gradients_under_the_same_names() {
 /// What a rollout's policy said must be what the trainer says of it.
 #[test]
 fn the_engine_gives_the_same_likelihoods() {
-    for (oracle, _) in trained() {
+    for oracle in oracles(&fixtures()).into_iter().chain(oracles(&switches())) {
         let mut case = Case::new(&oracle);
         let model = oracle.load(&Reference).unwrap();
         let (vocab, n) = (model.config.vocab_size, case.batch.len());
