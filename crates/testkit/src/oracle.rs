@@ -153,6 +153,19 @@ pub struct Deviation {
     pub same_greedy: bool,
 }
 
+/// The logits behind each token of a sequence, `[T, vocab]`, as the engine computes them.
+///
+/// # Panics
+/// If the device fails
+#[must_use]
+pub fn logits<D: Device>(dev: &D, model: &Model<D>, ids: &[u32], form: Form, chunk: usize) -> Vec<f32> {
+    let options = SessionOptions { n_context: ids.len(), chunk, form, row_format: RowFormat::F32 };
+    let mut session = Session::new(dev, model, options).expect("memory");
+    let mut logits = Vec::new();
+    session.push_all(ids, |row| logits.extend_from_slice(row), |_| {}).expect("logits");
+    logits
+}
+
 /// Runs a prompt and compares everything stored for it.
 ///
 /// # Panics

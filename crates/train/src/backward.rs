@@ -13,7 +13,7 @@ use crate::forward::{Pass, norm_rows};
 use crate::net::{
     AttentionParams, FfnParams, GqaParams, LayerParams, Linear, MlaParams, MoeParams, MtpParams, Query, SwiGlu,
 };
-use crate::workspace::{AttentionKept, FfnKept, LayerKept, MoeKept, MtpKept, Scratch, Stream, SwiGluKept, Workspace};
+use crate::workspace::{AttentionKept, FfnKept, LayerKept, MoeKept, Scratch, Stream, SwiGluKept, Workspace};
 
 /// Where a gradient goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,23 @@ enum Into {
     Set,
     /// It is added.
     Add,
+}
+
+/// A sublayer's input and the gradients of both its sides.
+struct Sides<'a> {
+    /// `[T, d]` normed input.
+    x: &'a [f32],
+    /// `[T, d]` gradient of the output.
+    d_y: &'a [f32],
+    /// `[T, d]` gradient of the input.
+    d_x: &'a mut [f32],
+}
+
+/// What every function of the backward pass writes to.
+struct Tape<'a> {
+    s: &'a mut Scratch,
+    /// The arena of gradients.
+    g: &'a mut [f32],
 }
 
 impl<D: TrainDevice> Pass<'_, D> {
@@ -33,36 +50,33 @@ impl<D: TrainDevice> Pass<'_, D> {
         let (last, norm) = (&ws.x[net.layers.len()], &net.norm);
         self.dev.norm_backward(&self.stream_rows(n), last, self.w(norm), &ws.d_final, d_x, &mut g[norm.clone()]);
         let mut loss = 0.0;
+        let mut tape = Tape { s: &mut ws.scratch, g };
         for (i, (w, kept)) in net.layers.iter().zip(&ws.layers).enumerate().rev() {
-            let x = &ws.x[i];
-            loss += self.layer_backward(w, (batch, balance), x, kept, &mut ws.stream, &mut ws.scratch, d_x, g);
+            loss += self.layer_backward(w, (batch, balance), (&ws.x[i], d_x), kept, &mut ws.stream, &mut tape);
         }
         self.dev.scatter_add(d_x, &batch.tokens, d, &mut g[net.embed.clone()]);
         loss
     }
 
-    /// From `kept.h`, which holds the gradient of the module's normed output, to its weights, and to `d_hidden`, the main
-    /// model's output; returns the balance loss. `d_x` is scratch.
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
+    /// From the MTP module's `h`, which holds the gradient of its normed output, to its weights, and to `ws.d_final`, the
+    /// main model's output; returns the balance loss. `ws.d_x` is scratch.
     pub(crate) fn mtp_backward(
         &self,
         w: &MtpParams,
         (batch, from): (&Batch, &[u32]),
         balance: f32,
-        kept: &mut MtpKept,
-        stream: &mut Stream,
-        s: &mut Scratch,
-        d_x: &mut [f32],
-        d_hidden: &mut [f32],
+        ws: &mut Workspace,
         g: &mut [f32],
     ) -> f64 {
         let (dev, d, n) = (self.dev, self.net.config.hidden_size, batch.len());
-        let d_x = &mut d_x[..n * d];
+        let Some(kept) = &mut ws.mtp else { unreachable!("the module has been computed") };
+        let d_x = &mut ws.d_x[..n * d];
         d_x.fill(0.0);
-        let [x, out] = &mut kept.x;
+        let [x, out] = &kept.x;
         let (rows, half, norm) = (self.stream_rows(n), self.half_rows(n), &w.head_norm);
         dev.norm_backward(&rows, out, self.w(norm), &kept.h, d_x, &mut g[norm.clone()]);
-        let loss = self.layer_backward(&w.layer, (batch, balance), x, &kept.layer, stream, s, d_x, g);
+        let mut tape = Tape { s: &mut ws.scratch, g };
+        let loss = self.layer_backward(&w.layer, (batch, balance), (x, d_x), &kept.layer, &mut ws.stream, &mut tape);
         // Once it has been read, the input's gradient takes its place.
         self.weight_backward(&w.w_eh, &kept.eh, d_x, n, g);
         self.input_backward(&w.w_eh, d_x, n, &mut kept.eh, Into::Set);
@@ -71,49 +85,48 @@ impl<D: TrainDevice> Pass<'_, D> {
         dev.scatter_add(d_x, &batch.tokens, d, &mut g[self.net.embed.clone()]);
         d_x.fill(0.0);
         dev.norm_backward(&half, &kept.g, self.w(&w.hnorm), &kept.eh[d..], d_x, &mut g[w.hnorm.clone()]);
-        dev.scatter_add(d_x, from, d, d_hidden);
+        dev.scatter_add(d_x, from, d, &mut ws.d_final);
         loss
     }
 
     /// `d_x` holds the gradient of the layer's output and is turned into that of its input.
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
     fn layer_backward(
         &self,
         w: &LayerParams,
         (batch, balance): (&Batch, f32),
-        x: &[f32],
+        (x, d_x): (&[f32], &mut [f32]),
         kept: &LayerKept,
         stream: &mut Stream,
-        s: &mut Scratch,
-        d_x: &mut [f32],
-        g: &mut [f32],
+        tape: &mut Tape<'_>,
     ) -> f64 {
         let (dev, n, rows) = (self.dev, batch.len(), self.stream_rows(batch.len()));
         let Stream { h, d_h, .. } = stream;
         let norm = &w.post_attention_norm;
         dev.norm(&rows, &kept.x_mid, self.w(norm), h);
+        let mut sides = Sides { x: h, d_y: d_x, d_x: d_h };
         let loss = match (&w.ffn, &kept.ffn) {
             (FfnParams::Dense(w), FfnKept::Dense(kept)) => {
-                self.swiglu_backward(w, h, n, kept, s, d_x, (d_h, Into::Set), g);
+                self.swiglu_backward(w, n, kept, &mut sides, Into::Set, tape);
                 0.0
             }
             (FfnParams::Moe(w), FfnKept::Moe(kept)) => {
-                let loss = self.moe_backward(w, h, (batch, balance), kept, s, d_x, d_h, g);
+                let loss = self.moe_backward(w, (batch, balance), kept, &mut sides, tape);
                 if let (Some(w), Some(kept)) = (&w.shared, &kept.shared) {
-                    self.swiglu_backward(w, h, n, kept, s, d_x, (d_h, Into::Add), g);
+                    self.swiglu_backward(w, n, kept, &mut sides, Into::Add, tape);
                 }
                 loss
             }
             _ => unreachable!("kept buffers are of the same layer"),
         };
-        dev.norm_backward(&rows, &kept.x_mid, self.w(norm), d_h, d_x, &mut g[norm.clone()]);
+        dev.norm_backward(&rows, &kept.x_mid, self.w(norm), d_h, d_x, &mut tape.g[norm.clone()]);
         let norm = &w.input_norm;
         dev.norm(&rows, x, self.w(norm), h);
+        let mut sides = Sides { x: h, d_y: d_x, d_x: d_h };
         match &w.attention {
-            AttentionParams::Mla(w) => self.mla_backward(w, batch, h, &kept.attention, s, d_x, d_h, g),
-            AttentionParams::Gqa(w) => self.gqa_backward(w, batch, h, &kept.attention, s, d_x, d_h, g),
+            AttentionParams::Mla(w) => self.mla_backward(w, batch, &kept.attention, &mut sides, tape),
+            AttentionParams::Gqa(w) => self.gqa_backward(w, batch, &kept.attention, &mut sides, tape),
         }
-        dev.norm_backward(&rows, x, self.w(norm), d_h, d_x, &mut g[norm.clone()]);
+        dev.norm_backward(&rows, x, self.w(norm), d_h, d_x, &mut tape.g[norm.clone()]);
         loss
     }
 
@@ -145,20 +158,17 @@ impl<D: TrainDevice> Pass<'_, D> {
         self.input_backward(w, d_y, n_rows, d_x, into);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
     fn mla_backward(
         &self,
         w: &MlaParams,
         batch: &Batch,
-        h: &[f32],
         kept: &AttentionKept,
-        s: &mut Scratch,
-        d_delta: &[f32],
-        d_h: &mut [f32],
-        g: &mut [f32],
+        sides: &mut Sides<'_>,
+        tape: &mut Tape<'_>,
     ) {
+        let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, n, [q_pe, k_pe]) = (self.dev, batch.len(), w.rotated());
-        self.linear_backward(&w.w_o, &kept.o, d_delta, n, (&mut s.d_o, Into::Set), g);
+        self.linear_backward(&w.w_o, &kept.o, d_y, n, (&mut s.d_o, Into::Set), g);
         // The channels of k_pe are set by the attention, those of the latent are added to by its norm.
         s.d_u[..n * w.mla.latent_dim()].fill(0.0);
         let saved = Attended { q: &kept.q, kv: &kept.kv, shared: &kept.u, out: &kept.o, lse: &kept.lse };
@@ -170,10 +180,10 @@ impl<D: TrainDevice> Pass<'_, D> {
         let d_norm = &mut g[w.kv_norm.clone()];
         dev.norm_backward(&latent, &kept.u, self.w(&w.kv_norm), &s.d_c, &mut s.d_u, d_norm);
         dev.rope_backward(&mut s.d_u, k_pe, &batch.positions, &self.net.rope);
-        self.linear_backward(&w.w_dkv, h, &s.d_u, n, (&mut *d_h, Into::Set), g);
+        self.linear_backward(&w.w_dkv, x, &s.d_u, n, (&mut *d_x, Into::Set), g);
         dev.rope_backward(&mut s.d_q, q_pe, &batch.positions, &self.net.rope);
         match &w.query {
-            Query::Direct(w_q) => self.linear_backward(w_q, h, &s.d_q, n, (d_h, Into::Add), g),
+            Query::Direct(w_q) => self.linear_backward(w_q, x, &s.d_q, n, (d_x, Into::Add), g),
             Query::Latent { w_dq, q_norm, w_uq } => {
                 let rows = norm_rows(n, w_dq.rows, LATENT_NORM_EPS);
                 dev.norm(&rows, &kept.q_raw, self.w(q_norm), &mut s.c_q);
@@ -181,7 +191,7 @@ impl<D: TrainDevice> Pass<'_, D> {
                 self.weight_backward(w_uq, &s.c_q, &s.d_q, n, g);
                 self.input_backward(w_uq, &s.d_q, n, &mut s.c_q, Into::Set);
                 self.head_norm_backward(q_norm, (n, w_dq.rows), &kept.q_raw, &s.c_q, &mut s.d_q_raw, g);
-                self.linear_backward(w_dq, h, &s.d_q_raw, n, (d_h, Into::Add), g);
+                self.linear_backward(w_dq, x, &s.d_q_raw, n, (d_x, Into::Add), g);
             }
         }
     }
@@ -204,20 +214,17 @@ impl<D: TrainDevice> Pass<'_, D> {
         self.dev.norm_backward(&norm_rows(n_rows, dim, eps), x, self.w(norm), d_y, d_x, &mut g[norm.clone()]);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
     fn gqa_backward(
         &self,
         w: &GqaParams,
         batch: &Batch,
-        h: &[f32],
         kept: &AttentionKept,
-        s: &mut Scratch,
-        d_delta: &[f32],
-        d_h: &mut [f32],
-        g: &mut [f32],
+        sides: &mut Sides<'_>,
+        tape: &mut Tape<'_>,
     ) {
+        let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, n, [q_heads, k_heads]) = (self.dev, batch.len(), w.rotated());
-        self.linear_backward(&w.w_o, &kept.o, d_delta, n, (&mut s.d_o, Into::Set), g);
+        self.linear_backward(&w.w_o, &kept.o, d_y, n, (&mut s.d_o, Into::Set), g);
         let saved = Attended { q: &kept.q, kv: &kept.kv, shared: &[], out: &kept.o, lse: &kept.lse };
         let packed = w.packed(n, &batch.sequences);
         dev.attend_packed_backward(&packed, &saved, &s.d_o, &mut s.d_q, &mut s.d_kv, &mut []);
@@ -231,51 +238,46 @@ impl<D: TrainDevice> Pass<'_, D> {
             self.head_norm_backward(k_norm, rows(k_heads), &kept.k_raw, d_k, &mut s.d_k_raw, g);
             (d_q, d_k) = (&s.d_q_raw, &s.d_k_raw);
         }
-        self.linear_backward(&w.w_q, h, d_q, n, (&mut *d_h, Into::Set), g);
-        self.linear_backward(&w.w_k, h, d_k, n, (&mut *d_h, Into::Add), g);
-        self.linear_backward(&w.w_v, h, d_v, n, (d_h, Into::Add), g);
+        self.linear_backward(&w.w_q, x, d_q, n, (&mut *d_x, Into::Set), g);
+        self.linear_backward(&w.w_k, x, d_k, n, (&mut *d_x, Into::Add), g);
+        self.linear_backward(&w.w_v, x, d_v, n, (d_x, Into::Add), g);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
     fn swiglu_backward(
         &self,
         w: &SwiGlu,
-        x: &[f32],
         n_rows: usize,
         kept: &SwiGluKept,
-        s: &mut Scratch,
-        d_out: &[f32],
-        (d_x, into): (&mut [f32], Into),
-        g: &mut [f32],
+        sides: &mut Sides<'_>,
+        into: Into,
+        tape: &mut Tape<'_>,
     ) {
+        let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, len) = (self.dev, n_rows * w.width());
         dev.swiglu_to(&kept.gate, &kept.up, len, &mut s.hidden);
-        self.linear_backward(&w.w_down, &s.hidden, d_out, n_rows, (&mut s.d_hidden, Into::Set), g);
+        self.linear_backward(&w.w_down, &s.hidden, d_y, n_rows, (&mut s.d_hidden, Into::Set), g);
         dev.swiglu_backward(&kept.gate, &kept.up, &s.d_hidden, len, &mut s.d_gate, &mut s.d_up);
         self.linear_backward(&w.w_gate, x, &s.d_gate, n_rows, (&mut *d_x, into), g);
         self.linear_backward(&w.w_up, x, &s.d_up, n_rows, (d_x, Into::Add), g);
     }
 
     /// Routed experts and router; sets `d_x` and returns the balance loss.
-    #[expect(clippy::too_many_arguments, reason = "as forward's, with the gradients of its input and of the weights")]
     fn moe_backward(
         &self,
         w: &MoeParams,
-        x: &[f32],
         (batch, balance): (&Batch, f32),
         kept: &MoeKept,
-        s: &mut Scratch,
-        d_delta: &[f32],
-        d_x: &mut [f32],
-        g: &mut [f32],
+        sides: &mut Sides<'_>,
+        tape: &mut Tape<'_>,
     ) -> f64 {
+        let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, spec, n) = (self.dev, &w.moe.router, batch.len());
         let (d, width) = (self.net.config.hidden_size, w.moe.moe_intermediate_size);
         let (picks, SwiGluKept { gate, up }) = (&kept.dispatch, &kept.experts);
         let len = picks.rows.len() * width;
         let [d_out, input] = &mut s.picks;
         // Through W_down, with the weights moved before it
-        dev.gather_rows(d_delta, &picks.rows, d, d_out);
+        dev.gather_rows(d_y, &picks.rows, d, d_out);
         dev.swiglu_to(gate, up, len, &mut s.hidden);
         let inner = Gemm::new(GemmLayout::Nn, [0, width, d]);
         dev.gemm_groups(&inner, &picks.offsets, d_out, self.w(&w.w_down), &mut s.d_hidden);

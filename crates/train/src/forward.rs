@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::net::{
     AttentionParams, FfnParams, GqaParams, LayerParams, Linear, MlaParams, MoeParams, MtpParams, Net, Query, SwiGlu,
 };
-use crate::workspace::{AttentionKept, FfnKept, LayerKept, MoeKept, MtpKept, Scratch, Stream, SwiGluKept, Workspace};
+use crate::workspace::{AttentionKept, FfnKept, LayerKept, MoeKept, Scratch, Stream, SwiGluKept, Workspace};
 
 /// What stays the same through a step.
 pub(crate) struct Pass<'a, D> {
@@ -115,44 +115,35 @@ impl<D: TrainDevice> Pass<'_, D> {
         self.dev.gather_rows(self.w(&net.embed), &batch.tokens, d, &mut ws.x[0]);
         for (i, (w, kept)) in net.layers.iter().zip(&mut ws.layers).enumerate() {
             let (before, after) = ws.x.split_at_mut(i + 1);
-            self.layer(w, batch, &before[i], kept, &mut ws.stream, &mut ws.scratch, &mut after[0]);
+            self.layer(w, batch, (&before[i], &mut after[0]), kept, &mut ws.stream, &mut ws.scratch);
         }
         self.dev.norm(&self.stream_rows(batch.len()), &ws.x[net.layers.len()], self.w(&net.norm), &mut ws.h);
     }
 
     /// The MTP module over shifted rows: x = W_eh·[RMS(embedding) | RMS(hidden)], a layer, a norm. `batch` is the shifted
-    /// one, `from` its rows of the main model, whose output is `hidden`.
-    pub(crate) fn mtp(
-        &self,
-        w: &MtpParams,
-        (batch, from): (&Batch, &[u32]),
-        hidden: &[f32],
-        kept: &mut MtpKept,
-        stream: &mut Stream,
-        s: &mut Scratch,
-    ) {
+    /// one, `from` its rows of the main model, whose output is in `ws.h`.
+    pub(crate) fn mtp(&self, w: &MtpParams, (batch, from): (&Batch, &[u32]), ws: &mut Workspace) {
         let (d, n) = (self.net.config.hidden_size, batch.len());
+        let Some(kept) = &mut ws.mtp else { unreachable!("the workspace was made for this model") };
         self.dev.gather_rows(self.w(&self.net.embed), &batch.tokens, d, &mut kept.e);
-        self.dev.gather_rows(hidden, from, d, &mut kept.g);
+        self.dev.gather_rows(&ws.h, from, d, &mut kept.g);
         self.dev.norm(&self.half_rows(n), &kept.e, self.w(&w.enorm), &mut kept.eh);
         self.dev.norm(&self.half_rows(n), &kept.g, self.w(&w.hnorm), &mut kept.eh[d..]);
         let [x, out] = &mut kept.x;
         self.linear(&w.w_eh, &kept.eh, n, x);
-        self.layer(&w.layer, batch, x, &mut kept.layer, stream, s, out);
+        self.layer(&w.layer, batch, (x, out), &mut kept.layer, &mut ws.stream, &mut ws.scratch);
         self.dev.norm(&self.stream_rows(n), out, self.w(&w.head_norm), &mut kept.h);
     }
 
     /// x_mid = x + Attn(RMS(x)); out = x_mid + FFN(RMS(x_mid)).
-    #[expect(clippy::too_many_arguments, reason = "what is read, kept, reused and written are different buffers")]
     fn layer(
         &self,
         w: &LayerParams,
         batch: &Batch,
-        x: &[f32],
+        (x, out): (&[f32], &mut [f32]),
         kept: &mut LayerKept,
         stream: &mut Stream,
         s: &mut Scratch,
-        out: &mut [f32],
     ) {
         let rows = self.stream_rows(batch.len());
         let len = batch.len() * rows.dim;

@@ -63,19 +63,19 @@ pub fn loss_and_gradient<D: TrainDevice>(
     let logits = &mut ws.scratch.logits;
     losses.nll = pass.head(batch, 1.0, &ws.h, logits, Some((&mut ws.d_final, &mut *g)));
     losses.main = weighted(batch, &losses.nll);
-    if let (Some(w), Some(kept)) = (&net.mtp, &mut ws.mtp)
+    if let Some(w) = &net.mtp
         && objective.mtp != 0.0
     {
         let (shifted, from) = batch.shifted();
-        let rows = (&shifted, &from[..]);
-        pass.mtp(w, rows, &ws.h, kept, &mut ws.stream, &mut ws.scratch);
-        // The head's input is read before its gradient takes the scratch's place, and then its own.
-        let (h, d_h) = (&kept.h, &mut ws.d_x);
-        let nll = pass.head(&shifted, objective.mtp, h, &mut ws.scratch.logits, Some((d_h, &mut *g)));
-        losses.mtp = weighted(&shifted, &nll);
-        std::mem::swap(&mut kept.h, &mut ws.d_x);
-        let (stream, s, d_final) = (&mut ws.stream, &mut ws.scratch, &mut ws.d_final);
-        losses.balance += pass.mtp_backward(w, rows, objective.balance, kept, stream, s, &mut ws.d_x, d_final, g);
+        pass.mtp(w, (&shifted, &from), ws);
+        if let Some(kept) = &mut ws.mtp {
+            let gradient = Some((&mut ws.d_x, &mut *g));
+            let nll = pass.head(&shifted, objective.mtp, &kept.h, &mut ws.scratch.logits, gradient);
+            losses.mtp = weighted(&shifted, &nll);
+            // The head has read its input: the gradient takes its place.
+            std::mem::swap(&mut kept.h, &mut ws.d_x);
+        }
+        losses.balance += pass.mtp_backward(w, (&shifted, &from), objective.balance, ws, g);
     }
     losses.balance += pass.main_backward(batch, objective.balance, ws, g);
     losses.total = losses.main + f64::from(objective.mtp) * losses.mtp + losses.balance;

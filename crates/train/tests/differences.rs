@@ -1,18 +1,25 @@
 //! The whole objective against differences: what no oracle knows (MTP, balance, packing).
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use std::ops::Range;
+
+use model::plan::Role;
 use ops::Reference;
-use testkit::oracle::{fixtures, oracles};
+use testkit::oracle::{Oracle, fixtures, oracles, switches};
 use train::{Batch, Losses, Net, Objective, Workspace, loss_and_gradient, nll};
 
 const OBJECTIVE: Objective = Objective { mtp: 0.3, balance: 0.1 };
 
-fn model(name: &str) -> (Net, Vec<f32>, Vec<u32>) {
-    let oracle = oracles(&fixtures()).into_iter().find(|oracle| oracle.name == name).unwrap();
+fn open(oracle: &Oracle) -> (Net, Vec<f32>, Vec<u32>) {
     let (config, weights) = oracle.weights().unwrap();
     let (net, params) = train::load(config, &weights).unwrap();
-    // A stretch where no token is near a tie of experts.
-    (net, params, oracle.prompts()[0].ids[16..40].to_vec())
+    // A stretch where no token is near a tie of experts; the switches' prompts are shorter.
+    let ids = &oracle.prompts()[0].ids;
+    (net, params, ids[ids.len().min(40).saturating_sub(24)..ids.len().min(40)].to_vec())
+}
+
+fn model(name: &str) -> (Net, Vec<f32>, Vec<u32>) {
+    open(oracles(&fixtures()).iter().find(|oracle| oracle.name == name).unwrap())
 }
 
 fn run(net: &Net, params: &[f32], batch: &Batch) -> (Losses, Vec<f32>) {
@@ -32,6 +39,26 @@ fn packed(ids: &[u32]) -> Batch {
     batch
 }
 
+/// Moves the weights of `ranges` against differences of the loss.
+fn follows(what: &str, net: &Net, params: &[f32], batch: &Batch, g: &[f32], ranges: &[Range<usize>]) {
+    // Along the gradient's own signs, so that the difference is far above the rounding of the loss.
+    let of_ranges = || ranges.iter().cloned().flatten();
+    let slope: f64 = of_ranges().map(|i| f64::from(g[i].abs())).sum();
+    assert!(slope > 0.0, "{what}: no gradient");
+    // A large step may change a choice of experts, of a small one little is left after rounding: one must agree.
+    let off = |change: f64| {
+        let step = (change / slope).min(1e-3) as f32;
+        let moved = |h: f32| {
+            let mut params = params.to_vec();
+            of_ranges().for_each(|i| params[i] += h * g[i].signum());
+            run(net, &params, batch).0.total
+        };
+        ((moved(step) - moved(-step)) / (2.0 * f64::from(step)) / slope - 1.0).abs()
+    };
+    let agrees = [4e-3, 1e-3, 2.5e-4, 6e-5, 1.5e-5].into_iter().any(|change| off(change) < 0.02);
+    assert!(agrees, "{what}: gradient {slope} is off by {}", off(1e-3));
+}
+
 #[test]
 fn every_tensor_follows_differences() {
     let (net, params, ids) = model("dsv3");
@@ -39,22 +66,29 @@ fn every_tensor_follows_differences() {
     let (losses, g) = run(&net, &params, &batch);
     assert!(losses.mtp > 1.0 && losses.balance > 0.0);
     for param in net.layout.params().iter().filter(|param| param.is_trained()) {
-        // Along the gradient's own signs, so that the difference is far above the rounding of the loss.
-        let range = param.range.clone();
-        let slope: f64 = g[range.clone()].iter().map(|v| f64::from(v.abs())).sum();
-        assert!(slope > 0.0, "{}: no gradient", param.planned.name);
-        // A large step may change a choice of experts, of a small one little is left after rounding: one must agree.
-        let off = |change: f64| {
-            let step = (change / slope).min(1e-3) as f32;
-            let moved = |h: f32| {
-                let mut params = params.clone();
-                params[range.clone()].iter_mut().zip(&g[range.clone()]).for_each(|(p, g)| *p += h * g.signum());
-                run(&net, &params, &batch).0.total
-            };
-            ((moved(step) - moved(-step)) / (2.0 * f64::from(step)) / slope - 1.0).abs()
-        };
-        let agrees = [4e-3, 1e-3, 2.5e-4].into_iter().any(|change| off(change) < 0.01);
-        assert!(agrees, "{}: gradient {slope} is off by {}", param.planned.name, off(1e-3));
+        follows(&param.planned.name, &net, &params, &batch, &g, std::slice::from_ref(&param.range));
+    }
+}
+
+/// Each has one switch of its config set otherwise: biases, pairs, scalings, heads, formats.
+#[test]
+fn every_switch_follows_differences() {
+    let fp8 = oracles(&fixtures()).into_iter().filter(|oracle| oracle.name.contains("fp8"));
+    for oracle in oracles(&switches()).into_iter().chain(fp8) {
+        let (net, params, ids) = open(&oracle);
+        let batch = packed(&ids);
+        let (_, g) = run(&net, &params, &batch);
+        let mut by_role: Vec<(Role, Vec<Range<usize>>)> = Vec::new();
+        for param in net.layout.params().iter().filter(|param| param.is_trained()) {
+            let role = param.planned.role;
+            match by_role.iter_mut().find(|(of, _)| *of == role) {
+                Some((_, ranges)) => ranges.push(param.range.clone()),
+                None => by_role.push((role, vec![param.range.clone()])),
+            }
+        }
+        for (role, ranges) in by_role {
+            follows(&format!("{}: {role:?}", oracle.name), &net, &params, &batch, &g, &ranges);
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 
 use checkpoint::Checkpoint;
 use model::Config;
-use ops::Reference;
-use testkit::oracle::{Oracle, fixtures, oracles};
+use ops::{Reference, TrainDevice};
+use testkit::oracle::{Form, Oracle, fixtures, logits, oracles, switches};
 use testkit::training::Training;
-use train::{Batch, Losses, Net, Objective, Workspace, loss_and_gradient};
+use train::{Batch, Losses, Net, Objective, Workspace, loss_and_gradient, nll};
 
 /// Relative, of norms, sums and values.
 const TOLERANCE: f64 = 1e-4;
@@ -118,6 +118,30 @@ fn a_gguf_file_has_the_same_gradients_under_the_same_names() {
         for tensor in case.net.layout.published() {
             let same = published.net.layout.published().find(|other| other.name == tensor.name).unwrap();
             assert_eq!(case.params[tensor.range], published.params[same.range], "{file}: {}", tensor.name);
+        }
+    }
+}
+
+/// What a rollout's policy said must be what the trainer says of it.
+#[test]
+fn the_engine_gives_the_same_likelihoods() {
+    for oracle in oracles(&fixtures()).into_iter().chain(oracles(&switches())) {
+        let mut case = Case::new(&oracle);
+        let model = oracle.load(&Reference).unwrap();
+        let (vocab, n) = (model.config.vocab_size, case.batch.len());
+        let found = nll(&Reference, &case.net, &case.params, &case.batch, &mut case.ws);
+        for form in [Form::Expanded, Form::Absorbed] {
+            let mut logits = logits(&Reference, &model, &case.batch.tokens, form, n);
+            let mut engine = vec![0.0; n];
+            Reference.cross_entropy(&mut logits, vocab, &case.batch.targets, &case.batch.weights, &mut engine);
+            // Expanded, both are the same sums in the same order: bit for bit. Absorbed, the sums are other ones.
+            match form {
+                Form::Absorbed => {
+                    let off = found.iter().zip(&engine).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    assert!(off < 1e-5, "{}: off by {off}", oracle.name);
+                }
+                _ => assert_eq!(found, engine, "{}", oracle.name),
+            }
         }
     }
 }

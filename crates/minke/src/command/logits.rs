@@ -276,6 +276,9 @@ fn check(args: &Args, tokens: &[u32], source: &Source) -> Result<(), Failure> {
         let limit = format!("expected at most {context} tokens, this model's context, found {total}");
         return Err(Failure::input(format!("--tokens: {limit}")));
     }
+    if args.out.is_none() {
+        return Ok(());
+    }
     let n_mtp = source.config.num_nextn_predict_layers;
     // All rows are kept until they are written; those of the current chunk stand in two more places.
     let n_rows = tokens.len() * (1 + n_mtp) + 2 * args.chunk().min(tokens.len());

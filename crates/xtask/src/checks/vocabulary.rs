@@ -1,4 +1,4 @@
-//! The vocabulary of operations: `trait Device` in `ops` against its block in ARCHITECTURE.md.
+//! The vocabulary of operations: the traits of devices in `ops`, each against its block in ARCHITECTURE.md.
 //!
 //! The block's lines begin with a group's name; what stands in parentheses is remark. A new method of the trait is a
 //! word of the project's language, so it is written there in the same change.
@@ -12,23 +12,33 @@ use super::flatten;
 use crate::repo::{Finding, Repo, fenced_block};
 
 const PLAN: &str = "ARCHITECTURE.md";
-const TRAIT_FILE: &str = "crates/ops/src/device.rs";
-const TRAIT: &str = "Device";
 
-pub(crate) fn check(repo: &Repo) -> Vec<Finding> {
-    flatten(run(repo))
+/// A trait and where its methods are written down.
+struct Vocabulary {
+    block: &'static str,
+    file: &'static str,
+    name: &'static str,
 }
 
-fn run(repo: &Repo) -> Result<Vec<Finding>, Finding> {
-    let block = fenced_block(repo.text(PLAN)?, "vocabulary").ok_or_else(|| {
-        Finding::new(PLAN, "no fenced block called `vocabulary`; the check of the operations reads it")
+const VOCABULARIES: [Vocabulary; 2] = [
+    Vocabulary { block: "vocabulary", file: "crates/ops/src/device.rs", name: "Device" },
+    Vocabulary { block: "training", file: "crates/ops/src/train.rs", name: "TrainDevice" },
+];
+
+pub(crate) fn check(repo: &Repo) -> Vec<Finding> {
+    VOCABULARIES.iter().flat_map(|vocabulary| flatten(run(repo, vocabulary))).collect()
+}
+
+fn run(repo: &Repo, &Vocabulary { block: label, file, name }: &Vocabulary) -> Result<Vec<Finding>, Finding> {
+    let block = fenced_block(repo.text(PLAN)?, label).ok_or_else(|| {
+        Finding::new(PLAN, format!("no fenced block called `{label}`; the check of the operations reads it"))
     })?;
     let written: BTreeSet<String> = block.iter().flat_map(|(_, line)| words(line)).collect();
-    let methods = trait_methods(repo.text(TRAIT_FILE)?)
-        .ok_or_else(|| Finding::new(TRAIT_FILE, format!("no `trait {TRAIT}` here; tell this check where it went")))?;
+    let methods = trait_methods(repo.text(file)?, name)
+        .ok_or_else(|| Finding::new(file, format!("no `trait {name}` here; tell this check where it went")))?;
     let missing =
-        methods.difference(&written).map(|name| format!("operation `{name}` is not in the `vocabulary` block"));
-    let stale = written.difference(&methods).map(|name| format!("`{name}` is no method of `ops::{TRAIT}`"));
+        methods.difference(&written).map(|method| format!("operation `{method}` is not in the `{label}` block"));
+    let stale = written.difference(&methods).map(|word| format!("`{word}` is no method of `ops::{name}`"));
     Ok(missing.chain(stale).map(|message| Finding::new(PLAN, message)).collect())
 }
 
@@ -48,10 +58,10 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// Names of the methods of the trait, or `None` where the text has no such trait.
-fn trait_methods(source: &str) -> Option<BTreeSet<String>> {
+fn trait_methods(source: &str, trait_name: &str) -> Option<BTreeSet<String>> {
     let mut tokens = TokenStream::from_str(source).ok()?.into_iter();
     while let Some(token) = tokens.next() {
-        if is_ident(&token, "trait") && tokens.next().is_some_and(|name| is_ident(&name, TRAIT)) {
+        if is_ident(&token, "trait") && tokens.next().is_some_and(|name| is_ident(&name, trait_name)) {
             let body = tokens.find_map(|token| match token {
                 TokenTree::Group(group) if group.delimiter() == proc_macro2::Delimiter::Brace => Some(group.stream()),
                 _ => None,
@@ -87,8 +97,10 @@ mod tests {
     const SOURCE: &str = "/// fn no.\npub trait Device: Send {\n type B;\n fn matmul(&self);\n fn add(&self) {}\n}\n";
 
     fn messages(block: &str, source: &str) -> Vec<String> {
-        let plan = format!("```vocabulary\n{block}\n```\n");
-        let files = vec![TextFile::new(PLAN, &plan), TextFile::new(TRAIT_FILE, source)];
+        let plan = format!("```vocabulary\n{block}\n```\n```training\nlinear gemm\n```\n");
+        let [device, train] = VOCABULARIES.map(|vocabulary| vocabulary.file);
+        let training = "pub trait TrainDevice: Device { fn gemm(&self); }";
+        let files = vec![TextFile::new(PLAN, &plan), TextFile::new(device, source), TextFile::new(train, training)];
         check(&Repo { root: "/".into(), files }).iter().map(ToString::to_string).collect()
     }
 
