@@ -1,5 +1,6 @@
 //! Commands that behave and commands that do not: each failure costs one sample or one source, in bounded time, and is
 //! named.
+#![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 #![cfg(unix)]
 
 use std::time::{Duration, Instant};
