@@ -1,6 +1,6 @@
 //! Prints questions of a procedural task, one JSON object a line: `questions TASK COUNT [PARAMETERS as TOML]`.
 //!
-//! For looking at what a model would learn from, and for peers/reasoning_gym.py, which has them judged by that package.
+//! For looking at what a model would learn from, and for peers/judge_tasks.py, which has them judged by that package.
 
 use std::io::Write as _;
 

@@ -11,5 +11,6 @@ pub mod log;
 pub mod optim;
 pub mod recipe;
 pub mod rng;
+pub mod setup;
 pub mod split;
 pub mod tasks;

@@ -1,6 +1,6 @@
 """Has reasoning-gym's own verifiers judge Minke's procedural tasks, in that package's wordings.
 
-usage: python peers/reasoning_gym.py QUESTIONS_BINARY [COUNT]     (cargo build --example questions -p train; reasoning-gym 0.1.25)
+usage: python peers/judge_tasks.py QUESTIONS_BINARY [COUNT]     (cargo build --example questions -p train; reasoning-gym 0.1.25)
 
 For each task that the package has: every worked answer must score 1.0, every answer with a 1 put after it must not, and
 the wording must be the package's: a question with its numbers masked is compared with a masked one of its generator.
