@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use train::data::Definition;
 use train::optim::{Method, Schedule};
 use train::recipe::{ModelStart, Recipe, StageKind, config_json};
@@ -199,4 +200,17 @@ fn shapes_are_validated_as_configs_are() {
         with("rope_scaling = { type = \"spiral\" }").unwrap_err().contains("`model.type`")
             || with("rope_scaling = { type = \"spiral\" }").is_err()
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_is_a_panic(from in 0..GOOD.len(), n in 0usize..40, put in "[a-z0-9=\\[\\]{}\", .\n-]{0,12}|\\PC{0,4}") {
+        let mut text = GOOD.to_owned();
+        text.replace_range(from..(from + n).min(GOOD.len()), &put);
+        if let Err(error) = parse(&text) {
+            prop_assert!(error.starts_with("r.toml"), "{}", error);
+        }
+    }
 }
