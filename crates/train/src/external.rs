@@ -1,10 +1,11 @@
 //! Commands outside the program that make examples or judge answers, over JSON lines.
 //!
-//! Owns their limits: time, output, and what a broken one costs (an error that names it, never the run). A command gets
-//! no shell, its standard error is kept for the message, and it is ended with the program that asked.
+//! Owns their limits: time, output, memory and what they write to files, and what a broken one costs (an error that names
+//! it, never the run). A command gets no shell, its standard error is kept for the message, and one that breaks or is no
+//! longer wanted is ended with all that it started.
 //!
-//! What is not limited here is its memory: the standard library cannot set that for a child. Wrap the command where it
-//! matters, as `["prlimit", "--as=2000000000", "python3", "verifier.py"]`, or run the trainer in a control group.
+//! Memory and files are limited on Linux alone, per process, from just after the start; elsewhere, and against malice,
+//! run the trainer in a container: a command has the rights of who runs it.
 //!
 //! A *verifier* reads one line `{"prompt": …, "completion": …, "answer": …, "data": …}` for each sample, and writes one
 //! line `{"reward": 0.0 to 1.0}` for each, in order. A *generator* reads nothing and writes examples; `MINKE_SEED` is in
@@ -27,13 +28,23 @@ pub struct Limits {
     pub line_time: Duration,
     /// Longest line, in bytes.
     pub line_bytes: usize,
-    /// Most bytes that a generator may write in all.
+    /// Most bytes that it may write to us in all.
     pub output_bytes: u64,
+    /// Most address space of each of its processes, in bytes (Linux).
+    pub memory_bytes: u64,
+    /// Longest file that it may write, in bytes (Linux).
+    pub file_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { line_time: Duration::from_secs(10), line_bytes: 1 << 20, output_bytes: 4 << 30 }
+        Self {
+            line_time: Duration::from_secs(10),
+            line_bytes: 1 << 20,
+            output_bytes: 4 << 30,
+            memory_bytes: 8 << 30,
+            file_bytes: 1 << 30,
+        }
     }
 }
 
@@ -127,7 +138,9 @@ impl External {
         let Some((program, arguments)) = command.split_first() else {
             return Err(refused(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the command is empty")));
         };
-        let mut child = Command::new(program)
+        let mut prepared = Command::new(program);
+        in_its_own_group(&mut prepared);
+        let mut child = prepared
             .args(arguments)
             .current_dir(folder)
             .envs(environment.iter().map(|(key, value)| (key, value)))
@@ -136,6 +149,7 @@ impl External {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(refused)?;
+        limit(&child, &limits);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let stdin = stdin.map(write_behind);
         // A small channel: a command that floods waits for us, not we for memory.
@@ -242,7 +256,10 @@ impl External {
 
     fn end(&mut self) {
         self.stdin = None;
-        // It may have ended by itself; waiting collects it either way.
+        // It may have ended by itself; waiting collects it either way. What it started first: its number is still its own.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            end_group(&self.child);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -253,6 +270,43 @@ impl Drop for External {
         self.end();
     }
 }
+
+#[cfg(unix)]
+fn in_its_own_group(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    command.process_group(0);
+}
+
+#[cfg(not(unix))]
+fn in_its_own_group(_: &mut Command) {}
+
+/// Ends the child and all of its group. A child that has been waited for is gone, and its number may be another's.
+#[cfg(unix)]
+fn end_group(child: &Child) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // The group may have ended by itself.
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+#[cfg(not(unix))]
+fn end_group(_: &Child) {}
+
+#[cfg(target_os = "linux")]
+fn limit(child: &Child, limits: &Limits) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    for (resource, most) in
+        [(Resource::As, limits.memory_bytes), (Resource::Fsize, limits.file_bytes), (Resource::Core, 0)]
+    {
+        // It fails if the command has ended already, or has a lower limit that it may not raise.
+        let _ = prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) });
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit(_: &Child, _: &Limits) {}
 
 /// Writes from a thread, so that a command which does not read cannot hold up the trainer: its answer is awaited with a
 /// limit, and ending it ends the write.

@@ -23,6 +23,7 @@ pub mod optim;
 pub mod recipe;
 pub mod rng;
 pub mod run;
+pub mod setup;
 pub mod split;
 pub mod tasks;
 mod workspace;

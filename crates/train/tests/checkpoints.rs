@@ -1,4 +1,5 @@
 //! Checkpoints: whole or not there, whatever interrupts the writer; damage is seen and the one before is taken.
+#![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Sources and packing: every token is predicted once, rows resume exactly, sides stay apart, and what is wrong with a
 //! file is said with its place.
+#![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

@@ -1,5 +1,6 @@
 //! Commands that behave and commands that do not: each failure costs one sample or one source, in bounded time, and is
 //! named.
+#![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 #![cfg(unix)]
 
 use std::time::{Duration, Instant};
@@ -7,7 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use train::external::{External, Limits, Sample, Verifier};
 
-const LIMITS: Limits = Limits { line_time: Duration::from_secs(20), line_bytes: 4096, output_bytes: 100_000 };
+const LIMITS: Limits = Limits {
+    line_time: Duration::from_secs(20),
+    line_bytes: 4096,
+    output_bytes: 100_000,
+    memory_bytes: 1 << 30,
+    file_bytes: 1 << 20,
+};
 const IMPATIENT: Limits = Limits { line_time: Duration::from_millis(200), ..LIMITS };
 
 fn shell(script: &str) -> Vec<String> {
@@ -87,4 +94,38 @@ fn a_generator_is_read_to_its_end() {
     let mut fails = External::start(&shell("echo 1; exit 2"), ".".as_ref(), &[], LIMITS).unwrap();
     assert_eq!(fails.next::<u8>("a number").unwrap(), Some(1));
     assert!(fails.next::<u8>("a number").unwrap_err().to_string().contains("exit status: 2"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_and_files_are_limited() {
+    let folder = tempfile::tempdir().unwrap();
+    // The limits are set just after the start, so the commands begin by reading their question.
+    let hog =
+        "read -r line; head -c 500000000 /dev/zero | tail -c 400000000 > /dev/null || exit 9; echo '{\"reward\": 1}'";
+    let narrow = Limits { memory_bytes: 200 << 20, ..LIMITS };
+    let error = judge(&mut Verifier::new(shell(hog), ".".into(), narrow), "2").unwrap_err();
+    assert!(error.contains("exit status: 9"), "{error}");
+    let filler = "read -r line; head -c 50000000 /dev/zero > filled || exit 9; echo '{\"reward\": 1}'";
+    let error = judge(&mut Verifier::new(shell(filler), folder.path().into(), LIMITS), "2").unwrap_err();
+    assert!(error.contains("exit status: 9"), "{error}");
+    assert!(std::fs::metadata(folder.path().join("filled")).unwrap().len() <= 1 << 20);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_command_started_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "sleep 1000 & echo $! > pid; read -r line; sleep 1000";
+    let error = judge(&mut Verifier::new(shell(script), folder.path().into(), IMPATIENT), "2").unwrap_err();
+    assert!(error.contains("no line within"), "{error}");
+    let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+    let status = format!("/proc/{}/stat", pid.trim());
+    // Gone, or ended and not yet collected by whoever took it over.
+    let has_ended = || std::fs::read_to_string(&status).map_or(true, |stat| stat.contains(") Z "));
+    let started = Instant::now();
+    while !has_ended() && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(has_ended(), "the grandchild lives on");
 }

@@ -1,8 +1,10 @@
 //! Recipes: what a good one means, and that every wrong one is refused before anything starts, by file, line and key.
+#![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use train::data::Definition;
 use train::optim::{Method, Schedule};
 use train::recipe::{ModelStart, Recipe, StageKind, config_json};
@@ -98,96 +100,87 @@ fn a_good_recipe() {
     assert_ne!(parse(&GOOD.replace("seed = 7", "seed = 8")).unwrap().fingerprint(), recipe.fingerprint());
 }
 
+/// What is replaced in the good recipe, by what, and what the error then says.
+const WRONG: &[(&str, &str, &str)] = &[
+    // Form.
+    ("seed = 7", "sed = 7", "r.toml:2: unknown field `sed`, expected one of `seed`"),
+    ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
+    ("seed = 7", "seed = ", "r.toml:2: "),
+    ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
+    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected `pretrain` or `sft`"),
+    ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
+    ("output = \"run\"", "", "missing field `output`"),
+    // The whole.
+    ("held_out = 0.05", "held_out = 0.9", "r.toml:3: `held_out`: expected a share from 0 to 0.5, found 0.9"),
+    ("held_out = 0.05", "held_out = nan", "r.toml:3: `held_out`"),
+    // Model.
+    ("hidden_size = 64", "hiden_size = 64", "r.toml:7: `model.hiden_size`: expected `from` (a model), `config`"),
+    ("hidden_size = 64", "hidden_size = -1", "r.toml:7: `model.hidden_size`: expected"),
+    ("hidden_size = 64", "num_experts_per_tok = 99", "`model.num_experts_per_tok`: expected at most 8"),
+    ("hidden_size = 64", "from = \"x\"", "r.toml:9: `model.num_"),
+    ("hidden_size = 64", "initializer_range = 0", "`model.initializer_range`: expected a number above 0"),
+    // Tokenizer.
+    ("vocab_size = 512", "vocab_size = 100", "r.toml:12: `tokenizer.vocab_size`: expected 272 to 262144, found 100"),
+    ("vocab_size = 512", "", "`tokenizer`: expected `vocab_size` (train one) or `from`"),
+    ("vocab_size = 512", "from = \"tok\"", "`tokenizer.from`: "),
+    (
+        "\"sums\", \"prose\"",
+        "\"sum\"",
+        "`tokenizer.sources`: expected a source of [data], found \"sum\"; there are made, prose",
+    ),
+    // Data.
+    ("text = [\"*.txt\"]", "text = [\"*.rst\"]", "r.toml:16: `data.prose.text`: "),
+    ("text = [\"*.txt\"]", "text = []", "`data.prose.text`: expected at least one file"),
+    ("text = [\"*.txt\"]", "text = [\"*.txt\"]\ntask = \"gcd\"", "r.toml:15: `data.prose`: expected exactly one of"),
+    (
+        "chat = [\"talks.jsonl\"]",
+        "",
+        "`data.talks`: expected exactly one of `text`, `chat`, `task` and `command`, found none",
+    ),
+    ("chat = [\"talks.jsonl\"]", "chat = [\"gone.jsonl\"]", "gone.jsonl: no such file"),
+    ("chat = [\"talks.jsonl\"]", "chat = [\"talks.jsonl\"]\ncount = 3", "`data.talks.count`: belongs to `command`"),
+    (
+        "task = \"chain_sum\"",
+        "task = \"chain\"",
+        "r.toml:23: `data.sums.task`: task \"chain\" is not known; there are chain_sum",
+    ),
+    (
+        "terms = [2, 3]",
+        "terms = [3, 2]",
+        "r.toml:24: `data.sums.parameters`: parameters of task \"chain_sum\": `terms` is [3, 2]",
+    ),
+    ("count = 100", "", "r.toml:26: `data.made.count`: expected how many examples"),
+    ("command = [\"python3\", \"make.py\"]", "command = []", "`data.made.command`: expected a program"),
+    // Stages.
+    ("tokens = 100_000", "tokens = 100_000\nsteps = 3", "`stage[0].tokens`: expected either this or `steps`"),
+    ("steps = 20", "", "r.toml:44: `stage[1].steps`: expected `steps` or `tokens`, found neither"),
+    ("steps = 20", "steps = 0", "r.toml:46: `stage[1].steps`: expected 1 to"),
+    (
+        "batch_tokens = 2048",
+        "batch_tokens = 2000",
+        "r.toml:33: `stage[0].batch_tokens`: expected a multiple of sequence_length 256",
+    ),
+    ("micro_batch_tokens = 512", "micro_batch_tokens = 768", "`stage[0].micro_batch_tokens`"),
+    ("sequence_length = 256\nmixture", "sequence_length = 1\nmixture", "`stage[0].sequence_length`: expected 2 to"),
+    (
+        "num_attention_heads = 4",
+        "max_position_embeddings = 128",
+        "expected at most the model's max_position_embeddings 128",
+    ),
+    ("sums = 3", "sum = 3", "r.toml:36: `stage[0].mixture.sum`: expected a source of [data]"),
+    ("sums = 3", "sums = 0", "`stage[0].mixture.sums`: expected a share above 0, found 0"),
+    ("decay_steps = 10", "decay_steps = 1000", "`stage[0].schedule`: warmup_steps 5 and decay_steps 1000 exceed"),
+    ("lr = 0.01", "lr = 0", "r.toml:41: `stage[0].optimizer.lr`: expected a number above 0"),
+    ("betas = [0.9, 0.99]", "betas = [0.9, 1.0]", "`stage[0].optimizer.adamw.betas`: expected 0 or more and below 1"),
+    ("lr = 3e-4", "lr = 3e-4\nmuon = {}", "`stage[1].optimizer.muon`: belongs to type \"muon\""),
+    ("steps = 20", "steps = 20\nclip_norm = 0.0", "`stage[1].clip_norm`: expected a number from above 0"),
+    ("steps = 20", "steps = 20\ncheckpoint_every = 0", "`stage[1].checkpoint_every`"),
+    ("held_out = 0.05", "held_out = 0.0", "`stage[0].evaluate_every`: expected 0 where `held_out` is 0"),
+];
+
 #[test]
 fn wrong_recipes_are_refused_by_line_and_key() {
-    for (from, to, said) in [
-        // Form.
-        ("seed = 7", "sed = 7", "r.toml:2: unknown field `sed`, expected one of `seed`"),
-        ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
-        ("seed = 7", "seed = ", "r.toml:2: "),
-        ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
-        ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected `pretrain` or `sft`"),
-        ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
-        ("output = \"run\"", "", "missing field `output`"),
-        // The whole.
-        ("held_out = 0.05", "held_out = 0.9", "r.toml:3: `held_out`: expected a share from 0 to 0.5, found 0.9"),
-        ("held_out = 0.05", "held_out = nan", "r.toml:3: `held_out`"),
-        // Model.
-        ("hidden_size = 64", "hiden_size = 64", "r.toml:7: `model.hiden_size`: expected `from` (a model), `config`"),
-        ("hidden_size = 64", "hidden_size = -1", "r.toml:7: `model.hidden_size`: expected"),
-        ("hidden_size = 64", "num_experts_per_tok = 99", "`model.num_experts_per_tok`: expected at most 8"),
-        ("hidden_size = 64", "from = \"x\"", "r.toml:8: `model.num_"),
-        ("hidden_size = 64", "initializer_range = 0", "`model.initializer_range`: expected a number above 0"),
-        // Tokenizer.
-        (
-            "vocab_size = 512",
-            "vocab_size = 100",
-            "r.toml:12: `tokenizer.vocab_size`: expected 272 to 262144, found 100",
-        ),
-        ("vocab_size = 512", "", "`tokenizer`: expected `vocab_size` (train one) or `from`"),
-        ("vocab_size = 512", "from = \"tok\"", "`tokenizer.from`: "),
-        (
-            "\"sums\", \"prose\"",
-            "\"sum\"",
-            "`tokenizer.sources`: expected a source of [data], found \"sum\"; there are made, prose",
-        ),
-        // Data.
-        ("text = [\"*.txt\"]", "text = [\"*.rst\"]", "r.toml:16: `data.prose.text`: "),
-        ("text = [\"*.txt\"]", "text = []", "`data.prose.text`: expected at least one file"),
-        (
-            "text = [\"*.txt\"]",
-            "text = [\"*.txt\"]\ntask = \"gcd\"",
-            "r.toml:15: `data.prose`: expected exactly one of",
-        ),
-        (
-            "chat = [\"talks.jsonl\"]",
-            "",
-            "`data.talks`: expected exactly one of `text`, `chat`, `task` and `command`, found none",
-        ),
-        ("chat = [\"talks.jsonl\"]", "chat = [\"gone.jsonl\"]", "gone.jsonl: no such file"),
-        ("chat = [\"talks.jsonl\"]", "chat = [\"talks.jsonl\"]\ncount = 3", "`data.talks.count`: belongs to `command`"),
-        (
-            "task = \"chain_sum\"",
-            "task = \"chain\"",
-            "r.toml:23: `data.sums.task`: task \"chain\" is not known; there are chain_sum",
-        ),
-        (
-            "terms = [2, 3]",
-            "terms = [3, 2]",
-            "r.toml:24: `data.sums.parameters`: parameters of task \"chain_sum\": `terms` is [3, 2]",
-        ),
-        ("count = 100", "", "r.toml:26: `data.made.count`: expected how many examples"),
-        ("command = [\"python3\", \"make.py\"]", "command = []", "`data.made.command`: expected a program"),
-        // Stages.
-        ("tokens = 100_000", "tokens = 100_000\nsteps = 3", "`stage[0].tokens`: expected either this or `steps`"),
-        ("steps = 20", "", "r.toml:44: `stage[1].steps`: expected `steps` or `tokens`, found neither"),
-        ("steps = 20", "steps = 0", "r.toml:46: `stage[1].steps`: expected 1 to"),
-        (
-            "batch_tokens = 2048",
-            "batch_tokens = 2000",
-            "r.toml:33: `stage[0].batch_tokens`: expected a multiple of sequence_length 256",
-        ),
-        ("micro_batch_tokens = 512", "micro_batch_tokens = 768", "`stage[0].micro_batch_tokens`"),
-        ("sequence_length = 256\nmixture", "sequence_length = 1\nmixture", "`stage[0].sequence_length`: expected 2 to"),
-        (
-            "num_attention_heads = 4",
-            "max_position_embeddings = 128",
-            "expected at most the model's max_position_embeddings 128",
-        ),
-        ("sums = 3", "sum = 3", "r.toml:36: `stage[0].mixture.sum`: expected a source of [data]"),
-        ("sums = 3", "sums = 0", "`stage[0].mixture.sums`: expected a share above 0, found 0"),
-        ("decay_steps = 10", "decay_steps = 1000", "`stage[0].schedule`: warmup_steps 5 and decay_steps 1000 exceed"),
-        ("lr = 0.01", "lr = 0", "r.toml:41: `stage[0].optimizer.lr`: expected a number above 0"),
-        (
-            "betas = [0.9, 0.99]",
-            "betas = [0.9, 1.0]",
-            "`stage[0].optimizer.adamw.betas`: expected 0 or more and below 1",
-        ),
-        ("lr = 3e-4", "lr = 3e-4\nmuon = {}", "`stage[1].optimizer.muon`: belongs to type \"muon\""),
-        ("steps = 20", "steps = 20\nclip_norm = 0.0", "`stage[1].clip_norm`: expected a number from above 0"),
-        ("steps = 20", "steps = 20\ncheckpoint_every = 0", "`stage[1].checkpoint_every`"),
-        ("held_out = 0.05", "held_out = 0.0", "`stage[0].evaluate_every`: expected 0 where `held_out` is 0"),
-    ] {
+    for (from, to, said) in WRONG {
         assert!(GOOD.contains(from), "{from}");
         let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
         assert!(error.starts_with("r.toml") && error.contains(said), "{to}\n  gives {error}\n  not   {said}");
@@ -207,4 +200,17 @@ fn shapes_are_validated_as_configs_are() {
         with("rope_scaling = { type = \"spiral\" }").unwrap_err().contains("`model.type`")
             || with("rope_scaling = { type = \"spiral\" }").is_err()
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_is_a_panic(from in 0..GOOD.len(), n in 0usize..40, put in "[a-z0-9=\\[\\]{}\", .\n-]{0,12}|\\PC{0,4}") {
+        let mut text = GOOD.to_owned();
+        text.replace_range(from..(from + n).min(GOOD.len()), &put);
+        if let Err(error) = parse(&text) {
+            prop_assert!(error.starts_with("r.toml"), "{}", error);
+        }
+    }
 }

@@ -87,8 +87,9 @@ impl Rows {
     pub fn targets(&self, shift: usize) -> Vec<Option<u32>> {
         let mut targets = vec![None; self.tokens.len()];
         for span in &self.spans {
-            for at in span.start..(span.start + span.len).saturating_sub(shift) {
-                targets[at] = self.is_learnt[at + shift].then_some(self.tokens[at + shift]);
+            let learnt = span.start + shift.min(span.len)..span.start + span.len;
+            for (target, at) in targets[span.start..].iter_mut().zip(learnt) {
+                *target = self.is_learnt[at].then_some(self.tokens[at]);
             }
         }
         targets

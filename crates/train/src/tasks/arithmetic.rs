@@ -146,7 +146,10 @@ fn divisor(rng: &mut Rng, value: i64, n_digits: i64) -> i64 {
 /// Works an expression out: the lines of work, and the value. `None` where a division is not exact or a value passes
 /// `value_max`.
 fn reduce(mut tokens: Vec<Token>, value_max: i64) -> Option<(Vec<String>, i64)> {
-    let mut lines = vec![spell(&tokens)];
+    let mut lines = Vec::new();
+    if tokens.len() != 3 {
+        lines.push(spell(&tokens));
+    }
     loop {
         if let [Token::Number(value)] = tokens[..] {
             return Some((lines, value));

@@ -273,7 +273,7 @@ mod tests {
     fn every_instance_is_solved_and_short() {
         for n in 2..=6 {
             let task = Countdown { numbers: Range(n, n), ..Countdown::default() };
-            for i in 0..60 {
+            for i in 0..if n < 5 { 60 } else { 10 } {
                 let instance = task.instance(&mut Rng::new(&[i]));
                 assert!(instance.check.accepts(&instance.answer), "{instance:?}");
                 assert!(instance.reasoning.lines().count() <= 24, "{instance:?}");

@@ -95,11 +95,11 @@ fn product(a: i64, b: i64) -> Step {
     if long < 10 || short < 2 || [10, 100, 1000].contains(&short) {
         return (format!("{head} = {value}"), value);
     }
-    let mut text = format!("{head}: ");
     if short < 10 {
-        let _ = write!(text, "{}, {minus}{}", multiply_columns(long, short), value.abs());
-        return (text, value);
+        let columns = multiply_columns(long, short);
+        return (format!("{head}: {columns}, {minus}{}", value.abs()), value);
     }
+    let mut text = format!("{head}:");
     let mut total = 0;
     let mut power = 1;
     for (place, factor) in digits(short).into_iter().enumerate() {
@@ -158,9 +158,10 @@ fn divide_columns(dividend: i64, divisor: i64) -> String {
     columns.join(", ")
 }
 
-/// `a = q * b + r`.
+/// `927: 2 * 349 = 698, 927 - 698 = 229`: how often b fits into a, and what is left.
 pub(super) fn divide_with_rest(a: i64, b: i64) -> (String, i64) {
-    (format!("{a} = {} * {b} + {}", a / b, a % b), a % b)
+    let (times, rest) = (a / b, a % b);
+    (format!("{a}: {times} * {b} = {}, {a} - {} = {rest}", times * b, times * b), rest)
 }
 
 #[cfg(test)]
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(operate(386, '-', 843).0, "386 - 843 = -(843 - 386): 3-6+10=7, 4-8-1+10=5, 8-3-1=4, -457");
         assert_eq!(operate(47, '*', 6).0, "47 * 6: 7*6=42, 4*6+4=28, 282");
         assert_eq!(operate(1692, '/', 36).0, "1692 / 36: 169-4*36=25, 252-7*36=0, 47");
-        let lines = "47 * 36: \n47 * 6: 7*6=42, 4*6+4=28, 282\n47 * 3: 7*3=21, 4*3+2=14, 141 -> 1410\n\
+        let lines = "47 * 36:\n47 * 6: 7*6=42, 4*6+4=28, 282\n47 * 3: 7*3=21, 4*3+2=14, 141 -> 1410\n\
                      282 + 1410: 2+0=2, 8+1=9, 2+4=6, 0+1=1, 1692\n= 1692";
         assert_eq!(operate(47, '*', 36).0, lines);
     }
