@@ -7,6 +7,7 @@ mod attention;
 mod experts;
 mod peak;
 mod products;
+mod train;
 
 use std::ops::Range;
 
@@ -131,10 +132,22 @@ impl Kernel for Norm<'_> {
     }
 }
 
+/// Which way heads are rotated.
+#[derive(Clone, Copy)]
+enum Turn {
+    Forth,
+    /// The transpose of that.
+    Back,
+}
+
 /// Rotates the heads of one row.
-fn rotate(row: &mut [f32], layout: HeadLayout, position: u32, table: &RopeTable) {
+fn rotate(row: &mut [f32], layout: HeadLayout, position: u32, table: &RopeTable, turn: Turn) {
     for i in 0..table.inv_freq.len() {
         let (cos, sin) = table.cos_sin(position, i);
+        let sin = match turn {
+            Turn::Forth => sin,
+            Turn::Back => -sin,
+        };
         let (first, second) = table.pair(i);
         for head in row.chunks_exact_mut(layout.head_dim) {
             let head = &mut head[layout.start..];
@@ -289,7 +302,7 @@ impl Device for Cpu {
         let row_len = layout.n_heads * layout.head_dim;
         let body = |first: usize, x: &mut [f32]| {
             for (row, &position) in x.chunks_exact_mut(row_len).zip(&positions[first..]) {
-                rotate(row, layout, position, table);
+                rotate(row, layout, position, table, Turn::Forth);
             }
         };
         let n = positions.len();

@@ -10,3 +10,4 @@ pub(crate) mod matmul;
 pub(crate) mod panel;
 pub(crate) mod swiglu;
 pub(crate) mod tile;
+pub(crate) mod train;

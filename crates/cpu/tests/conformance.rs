@@ -4,7 +4,7 @@
 use cpu::{Cpu, Level};
 use ops::Activations;
 
-use testkit::conformance::assert_conforms;
+use testkit::conformance::{assert_conforms, assert_trains};
 use testkit::oracle::{Form, LOGIT_TOLERANCE, compare, fixtures, oracles, switches};
 
 #[test]
@@ -20,6 +20,19 @@ fn every_level_conforms() {
 #[test]
 fn threads_conform() {
     assert_conforms(&Cpu::with(Level::detect(), 3).with_activations(Activations::Int8));
+}
+
+#[test]
+fn training_conforms_with_the_same_bits_at_every_level_on_any_threads() {
+    let scalar = assert_trains(&Cpu::with(Level::Scalar, 1)).values;
+    for level in Level::available() {
+        for n_threads in [1, 2, 3] {
+            let values = assert_trains(&Cpu::with(level, n_threads)).values;
+            let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+            let first = values.iter().zip(&scalar).position(differs);
+            assert_eq!((values.len(), first), (scalar.len(), None), "{}, {n_threads} threads", level.name());
+        }
+    }
 }
 
 #[test]

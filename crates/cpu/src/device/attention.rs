@@ -6,6 +6,7 @@
 mod expanded;
 mod floats;
 mod integers;
+pub(super) mod packed;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};

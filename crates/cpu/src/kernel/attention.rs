@@ -95,6 +95,12 @@ impl<'a> Gathered<'a> {
         }
     }
 
+    /// ln Σ e^score of query `i`.
+    pub(crate) fn lse(&self, i: usize) -> f32 {
+        let [max, sum] = self.softmax[i];
+        max + sum.ln()
+    }
+
     /// Vectors that [`Gathered::keep`] writes for a query.
     pub(crate) fn kept_vectors(n_vectors: usize) -> usize {
         n_vectors + 1

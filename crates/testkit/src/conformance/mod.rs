@@ -26,6 +26,7 @@ mod report;
 mod routing;
 mod scene;
 mod swiglu;
+mod train;
 mod weights;
 
 use ops::Device;
@@ -33,6 +34,7 @@ use ops::Device;
 use case::Suite;
 pub use forms::forms_agree;
 pub use report::{Bound, Mismatch, Report, Skip, Test};
+pub use train::{Trained, assert_trains};
 
 /// One or two methods of [`Device`] that are checked together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
