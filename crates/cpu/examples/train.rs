@@ -37,9 +37,11 @@ fn thread_seconds() -> Option<f64> {
 /// Prints the shortest of some runs: of the processor for one thread, of the clock for several. Each is repeated for some
 /// milliseconds, since the system counts in such. `work`: in billions of `unit`s.
 fn measure(cpu: &Cpu, what: &str, (work, unit): (f64, &str), mut run: impl FnMut()) {
+    // Once for the pages of fresh memory.
+    run();
     let start = Instant::now();
     run();
-    let n_loops = (0.03 / start.elapsed().as_secs_f64()).ceil() as usize;
+    let n_loops = (0.06 / start.elapsed().as_secs_f64()).ceil() as usize;
     let best = (0..4).fold(f64::INFINITY, |best, _| {
         let (start, before) = (Instant::now(), thread_seconds());
         (0..n_loops).for_each(|_| run());

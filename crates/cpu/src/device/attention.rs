@@ -292,7 +292,7 @@ impl Kernel for Unit<'_> {
             floats::gather(simd, looks, ranges, &mut walk, vectors);
         }
         match sink {
-            Sink::Out(out) => walk.gathered.write(out, looks.value_len(), |i| looks.place(i) * looks.value_len()),
+            Sink::Out(out) => walk.gathered.write(simd, out, looks.value_len(), |i| looks.place(i) * looks.value_len()),
             Sink::Kept(kept) => walk.gathered.keep(kept),
         }
     }

@@ -88,10 +88,14 @@ impl<'a> Gathered<'a> {
     }
 
     /// Writes every query's result, divided by its sum, to `out[start(i)..start(i) + len]`.
-    pub(crate) fn write(&self, out: &[Shared32], len: usize, start: impl Fn(usize) -> usize) {
+    #[inline(always)]
+    pub(crate) fn write<S: Simd>(&self, simd: S, out: &[Shared32], len: usize, start: impl Fn(usize) -> usize) {
         for (i, ([_, sum], values)) in self.softmax.iter().zip(self.values.chunks_exact(self.n_vectors)).enumerate() {
-            let out = &out[start(i)..start(i) + len];
-            values.as_flattened().iter().zip(out).for_each(|(value, out)| out.set(value / sum));
+            for (value, out) in values.iter().zip(out[start(i)..start(i) + len].chunks(LANES)) {
+                let mut lanes = [0.0; LANES];
+                simd.store(simd.div(simd.load(value), simd.splat(*sum)), &mut lanes);
+                lanes.iter().zip(out).for_each(|(value, out)| out.set(*value));
+            }
         }
     }
 

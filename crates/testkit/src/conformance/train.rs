@@ -2,6 +2,7 @@
 //!
 //! Owns cases and bounds of training, as the rest of this folder owns those of inference: |err| ≤ γ(n)·Σ|terms|. Must not
 //! know any device by name. Every result is handed back, so that a caller can hold devices to each other bit by bit.
+#![expect(clippy::single_range_in_vec_init, reason = "sequences are ranges, and one is a list of them too")]
 
 mod attention;
 mod elements;

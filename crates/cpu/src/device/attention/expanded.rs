@@ -99,7 +99,7 @@ impl Kernel for Expanded<'_> {
         let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
         // Whole numbers cannot be infinite: where something is, all is computed again in f32.
         if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels) {
-            return room.gathered.write(out, sizes.v, |t| place(t) * sizes.v);
+            return room.gathered.write(simd, out, sizes.v, |t| place(t) * sizes.v);
         }
         let w_uk = take(&mut vectors, sizes.n * sizes.c_steps / LANES);
         let w_uv = take(&mut vectors, sizes.v_vectors() * sizes.c_steps);
@@ -129,7 +129,7 @@ impl Kernel for Expanded<'_> {
         };
         let n_ranges = rows.n_visible().div_ceil(RANGE);
         walk(simd, 0..n_ranges, rows.n_visible(), &mut tiles, &mut room, |t, tile| rows.n_seen(t, tile));
-        room.gathered.write(out, sizes.v, |t| place(t) * sizes.v);
+        room.gathered.write(simd, out, sizes.v, |t| place(t) * sizes.v);
     }
 }
 

@@ -167,31 +167,20 @@ pub(super) struct Sums<'a, 'g> {
 impl<S: Simd> RowsBody<S> for Sums<'_, '_> {
     #[inline(always)]
     fn rows<const R: usize>(&mut self, simd: S, first: usize) {
-        let n_seen = self.steps[first].n_seen;
-        if self.steps[first..first + R].iter().all(|step| step.n_seen == n_seen) {
-            self.add::<S, R>(simd, first, n_seen);
-        } else {
-            // What a query does not see may be infinite: not even a weight of 0 may meet it.
-            for i in first..first + R {
-                self.add::<S, 1>(simd, i, self.steps[i].n_seen);
-            }
-        }
-    }
-}
-
-impl Sums<'_, '_> {
-    #[inline(always)]
-    fn add<S: Simd, const R: usize>(&mut self, simd: S, first: usize, n_seen: usize) {
         let n_vectors = self.gathered.n_vectors;
         let at = |r: usize| (first + r) * n_vectors + self.vector;
+        let steps = make::<_, R>(|r| self.steps[first + r]);
+        let all_see = steps.iter().map(|step| step.n_seen).min().unwrap_or(0);
+        let weights = make::<_, R>(|r| self.weights[first + r].as_flattened());
         let mut sums = [simd.splat(0.0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let factor = simd.splat(self.steps[first + r].factor);
-            *sum = simd.mul(simd.load(&self.gathered.values[at(r)]), factor);
+        for r in 0..R {
+            sums[r] = simd.mul(simd.load(&self.gathered.values[at(r)]), simd.splat(steps[r].factor));
         }
-        let weights = make(|r| self.weights[first + r].as_flattened());
-        let sums = floats::<S, R>(simd, sums, &self.values[..n_seen], weights);
-        for (r, sum) in sums.into_iter().enumerate() {
+        let sums = floats::<S, R>(simd, sums, &self.values[..all_see], weights);
+        for r in 0..R {
+            // What a query does not see may be infinite: not even a weight of 0 may meet it.
+            let own = all_see..steps[r].n_seen;
+            let [sum] = floats::<S, 1>(simd, [sums[r]], &self.values[own.clone()], [&weights[r][own]]);
             simd.store(sum, &mut self.gathered.values[at(r)]);
         }
     }

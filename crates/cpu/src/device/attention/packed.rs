@@ -144,11 +144,11 @@ impl Kernel for Forward<'_> {
         for (i, query) in queries.chunks_exact_mut(steps).enumerate() {
             query[..a.q_dim()].copy_from_slice(&q[place(i) * a.q_dim()..][..a.q_dim()]);
         }
-        let mut tiles = Packed { a, kv, shared, start, kv_head, queries, steps, keys, values };
+        let mut tiles = Packed { a, kv, shared, start, first: rows.start, kv_head, queries, steps, keys, values };
         let n_visible = rows.end - start;
         let n_seen = |i: usize, tile: Tile| (rows.start + i / group + 1 - start).saturating_sub(tile.start).min(tile.n);
         walk(simd, 0..n_visible.div_ceil(RANGE), n_visible, &mut tiles, &mut room, n_seen);
-        room.gathered.write(out, a.v_dim, |i| place(i) * a.v_dim);
+        room.gathered.write(simd, out, a.v_dim, |i| place(i) * a.v_dim);
         (0..n).for_each(|i| lse[place(i)].set(room.gathered.lse(i)));
     }
 }
@@ -159,6 +159,8 @@ struct Packed<'a> {
     kv: &'a [f32],
     shared: &'a [f32],
     start: usize,
+    /// First row of the queries.
+    first: usize,
     kv_head: usize,
     /// `[n, steps]`
     queries: &'a [f32],
@@ -177,6 +179,9 @@ impl<S: Simd> Tiles<S> for Packed<'_> {
             let (first, n) = (self.start + tile.start + group * LANES, tile.n - group * LANES);
             key_steps(simd, a, [self.kv, self.shared], first, n, self.kv_head, self.keys);
             let keys = &self.keys[..a.q_dim()];
+            // Queries before these keys do not see them.
+            let skip = (first.saturating_sub(self.first) * per_kv(a)).min(scores.len());
+            let (queries, scores) = (&queries[skip * steps..], &mut scores[skip..]);
             for_rows(simd, scores.len(), &mut Products { queries, steps, keys, scale: a.scale, group, scores });
         }
     }

@@ -47,8 +47,7 @@ impl Kernel for SwigluBackward<'_> {
         let Self { gate, up, d_out, d_gate, d_up } = self;
         let one = simd.splat(1.0);
         for c in 0..d_gate.len().div_ceil(LANES) {
-            let [g, up, d] = [gate, up, d_out].map(|values| lanes(values, c));
-            let (g, up, d) = (simd.load(&g), simd.load(&up), simd.load(&d));
+            let (g, up, d) = (simd.load(&lanes(gate, c)), simd.load(&lanes(up, c)), simd.load(&lanes(d_out, c)));
             let sigmoid = simd.div(one, one_more(simd, g));
             let slope = simd.mul_add(g, simd.sub(one, sigmoid), one);
             let mut to = [0.0; LANES];
