@@ -48,7 +48,7 @@ impl From<train::run::RunError> for Failure {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
-    let dev = ops::Reference;
+    let dev = crate::device::cpu(None)?;
     let n_steps = recipe.stages.iter().map(train::recipe::Stage::n_steps).sum();
     let mut shown = Shown { bar: None, n_steps, as_json: args.json, failure: None };
     let mut run = Run::open(&dev, &recipe, &mut shown)?;
