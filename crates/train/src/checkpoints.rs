@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/step-00000040/run.json              step, stage, data position, hashes; written last
-//!                   weights.safetensors   tensors under their published names, f32
+//!                   model.safetensors     tensors under their published names, f32
 //!                   optimizer.safetensors the optimiser's arenas
 //!                   …                     files that the caller adds (config.json, tokenizer)
 //! ```
@@ -25,7 +25,7 @@ use crate::hash;
 
 const STATE: &str = "run.json";
 /// The weights of a checkpoint.
-pub const WEIGHTS: &str = "weights.safetensors";
+pub const WEIGHTS: &str = "model.safetensors";
 /// The optimiser's state.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 const VERSION: u32 = 1;
