@@ -1,0 +1,81 @@
+//! Speed of f32 products: `cargo run --release -p cpu --example gemm -- [threads] [level]`.
+//!
+//! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape.
+//! Must not be a test: speed is measured, not asserted.
+#![allow(clippy::print_stdout, reason = "a measuring program")]
+
+use std::time::Instant;
+
+use cpu::{Cpu, Layout, Level, Matrix, MatrixMut, Product};
+
+/// m, n, k: training's, square, skinny.
+const SHAPES: [[usize; 3]; 16] = [
+    [128, 128, 128],
+    [256, 256, 256],
+    [512, 512, 512],
+    [1024, 1024, 1024],
+    [512, 1024, 256],
+    [1024, 512, 2048],
+    [4096, 512, 128],
+    [4096, 128, 512],
+    [2048, 2048, 512],
+    [512, 512, 4096],
+    [64, 2048, 2048],
+    [2048, 64, 2048],
+    [2048, 16, 512],
+    [2048, 512, 16],
+    [16, 512, 2048],
+    [2048, 64, 64],
+];
+
+/// Seconds that this thread has run, where the system tells; it does not run faster for having been interrupted.
+fn thread_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split(' ').next()?.parse::<f64>().ok().map(|ns| ns / 1e9)
+}
+
+/// The shortest of some runs, in seconds: of the processor for one thread, of the clock for several.
+fn shortest(n_threads: usize, mut run: impl FnMut()) -> f64 {
+    run();
+    let start = Instant::now();
+    run();
+    let n_loops = (0.02 / start.elapsed().as_secs_f64()).ceil() as usize;
+    (0..7).fold(f64::INFINITY, |best, _| {
+        let (start, before) = (Instant::now(), thread_seconds());
+        (0..n_loops).for_each(|_| run());
+        let wall = start.elapsed().as_secs_f64();
+        let own = thread_seconds().zip(before).map(|(after, before)| after - before);
+        best.min(if n_threads == 1 { own.unwrap_or(wall) } else { wall } / n_loops as f64)
+    })
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let n_threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let only = args.next();
+    for level in Level::available() {
+        if level == Level::Scalar || only.as_ref().is_some_and(|only| only != level.name()) {
+            continue;
+        }
+        let cpu = Cpu::with(level, n_threads);
+        println!("{}, {n_threads} threads: GFLOP/s (fraction of the peak)", level.name());
+        for [m, n, k] in SHAPES {
+            let values =
+                |len: usize| -> Vec<f32> { (0..len).map(|i| ((i * 7919) % 255) as f32 / 127.0 - 1.0).collect() };
+            let (a, b, mut c) = (values(m * k), values(n * k), vec![0.0; m * n]);
+            let peak = cpu.f32_flops();
+            print!("{:5} {:5} {:5}, peak {:4.0} |", m, n, k, peak / 1e9);
+            for (layout, a_stride, b_stride) in [(Layout::NT, k, k), (Layout::NN, k, n), (Layout::TN, m, n)] {
+                let seconds = shortest(n_threads, || {
+                    let a = Matrix { values: &a, stride: a_stride };
+                    let b = Matrix { values: &b, stride: b_stride };
+                    let c = MatrixMut::new(&mut c, n);
+                    cpu.gemm(&mut [Product { layout, m, n, k, a, b, c, accumulate: layout == Layout::TN }]);
+                });
+                let flops = 2.0 * (m * n * k) as f64 / seconds;
+                print!(" {layout:?} {:4.0} ({:.2})", flops / 1e9, flops / peak);
+            }
+            println!();
+        }
+    }
+}
