@@ -1,4 +1,4 @@
-//! Speed of f32 products: `cargo run --release -p cpu --example gemm -- [threads] [level]`.
+//! Speed of f32 products: `cargo run --release -p cpu --example gemm -- [threads] [level] [m n k]`.
 //!
 //! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape.
 //! Must not be a test: speed is measured, not asserted.
@@ -30,6 +30,8 @@ const SHAPES: [[usize; 3]; 16] = [
 
 /// Seconds that this thread has run, where the system tells; it does not run faster for having been interrupted.
 fn thread_seconds() -> Option<f64> {
+    // The system brings the account up to date when a thread gives way.
+    std::thread::yield_now();
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     stat.split(' ').next()?.parse::<f64>().ok().map(|ns| ns / 1e9)
 }
@@ -53,6 +55,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let n_threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1);
     let only = args.next();
+    let shape: Vec<usize> = args.filter_map(|n| n.parse().ok()).collect();
     for level in Level::available() {
         if level == Level::Scalar || only.as_ref().is_some_and(|only| only != level.name()) {
             continue;
@@ -60,6 +63,9 @@ fn main() {
         let cpu = Cpu::with(level, n_threads);
         println!("{}, {n_threads} threads: GFLOP/s (fraction of the peak)", level.name());
         for [m, n, k] in SHAPES {
+            if !shape.is_empty() && shape != [m, n, k] {
+                continue;
+            }
             let values =
                 |len: usize| -> Vec<f32> { (0..len).map(|i| ((i * 7919) % 255) as f32 / 127.0 - 1.0).collect() };
             let (a, b, mut c) = (values(m * k), values(n * k), vec![0.0; m * n]);

@@ -31,6 +31,18 @@ pub(crate) enum Order {
 /// Steps of k that are packed at a time in the order of a chain; the sums wait in C meanwhile.
 const CHAIN_STEPS: usize = 512;
 
+/// Steps between the passes over a panel. A transposition writes a step of each pass; without a gap they would often lie
+/// at distances of which the nearest cache can hold only a few.
+const PASS_GAP: usize = 1;
+
+/// Steps that a panel has room for.
+fn panel_len(order: Order, n_steps: usize) -> usize {
+    match order {
+        Order::Chain => n_steps,
+        Order::Lanes => n_steps + LANES * PASS_GAP,
+    }
+}
+
 /// Values of B that are packed at a time: they stay in the second-level cache with what they meet.
 const B_VALUES: usize = 1 << 17;
 
@@ -120,7 +132,8 @@ fn cols_at_once(n_steps: usize, n_cols: usize) -> usize {
 /// Values of scratch that a block needs: its rows and some columns as panels, and lines of weights as f32.
 pub(crate) fn scratch_len(order: Order, k: usize, n_rows: usize, n_cols: usize) -> usize {
     let n_steps = steps_at_once(order, k);
-    (cols_at_once(n_steps, n_cols) + n_rows.next_multiple_of(TILE[0]) + LANES) * n_steps
+    let n_lines = cols_at_once(n_steps, n_cols) + n_rows.next_multiple_of(TILE[0]) + LANES;
+    n_lines * panel_len(order, n_steps)
 }
 
 /// The sums of a tile that wait to be joined.
@@ -143,32 +156,31 @@ impl<C: Target> Gemm<'_, C> {
         let scratch = std::mem::take(&mut self.scratch);
         let at_once = steps_at_once(self.order, self.k);
         let n_cols = cols_at_once(at_once, self.cols.len());
-        let (b_panels, rest) = scratch.split_at_mut(n_cols * at_once);
-        let (lines, a_panels) = rest.split_at_mut(LANES * at_once);
+        let len = panel_len(self.order, at_once);
+        let (b_panels, rest) = scratch.split_at_mut(n_cols * len);
+        let (lines, a_panels) = rest.split_at_mut(LANES * len);
         let (rows, cols) = (self.rows.clone(), self.cols.clone());
         let mut k = 0;
         loop {
             let steps = Steps { from: k, to: self.k.min(k + at_once), order: self.order };
-            for first in rows.clone().step_by(R3) {
-                let n = R3.min(rows.end - first);
-                let panel = &mut a_panels[(first - rows.start) * steps.n_padded()..];
-                match n.div_ceil(R1) {
-                    1 => steps.pack::<S, R1>(simd, &self.a, first..first + n, lines, panel),
-                    2 => steps.pack::<S, R2>(simd, &self.a, first..first + n, lines, panel),
-                    _ => steps.pack::<S, R3>(simd, &self.a, first..first + n, lines, panel),
-                }
+            let full = rows.start..rows.end - rows.len() % R3;
+            steps.pack(simd, &self.a, full.clone(), R3, lines, a_panels);
+            let rest = &mut a_panels[full.len() * steps.panel_len()..];
+            match (rows.end - full.end).div_ceil(R1) {
+                0 => {}
+                1 => steps.pack(simd, &self.a, full.end..rows.end, R1, lines, rest),
+                2 => steps.pack(simd, &self.a, full.end..rows.end, R2, lines, rest),
+                _ => steps.pack(simd, &self.a, full.end..rows.end, R3, lines, rest),
             }
             for start in cols.clone().step_by(n_cols) {
                 let cols = start..cols.end.min(start + n_cols);
-                for first in cols.clone().step_by(V * LANES) {
-                    let n = (V * LANES).min(cols.end - first);
-                    let panel = &mut b_panels[(first - start) * steps.n_padded()..];
-                    for (v, first) in (first..first + n).step_by(LANES).enumerate() {
-                        // A panel of V vectors is packed vector by vector; its last may be a panel of one.
-                        let n_vectors = n.div_ceil(LANES);
-                        let lines_here = first..cols.end.min(first + LANES);
-                        steps.pack_vector(simd, &self.b, lines_here, lines, panel, v, n_vectors);
-                    }
+                let full = cols.start..cols.end - cols.len() % (V * LANES);
+                steps.pack(simd, &self.b, full.clone(), V * LANES, lines, b_panels);
+                let rest = &mut b_panels[full.len() * steps.panel_len()..];
+                match cols.end - full.end {
+                    0 => {}
+                    1..=LANES => steps.pack(simd, &self.b, full.end..cols.end, LANES, lines, rest),
+                    _ => steps.pack(simd, &self.b, full.end..cols.end, V * LANES, lines, rest),
                 }
                 self.tiles::<S, R1, R2, R3, V>(simd, &steps, cols, a_panels, b_panels);
             }
@@ -190,7 +202,7 @@ impl<C: Target> Gemm<'_, C> {
         b_panels: &[f32],
     ) {
         let mut waiting = [[[[0.0; LANES]; V]; R3]; N_WAITING];
-        let n_steps = steps.n_padded();
+        let n_steps = steps.panel_len();
         for row in self.rows.clone().step_by(R3) {
             let a = &a_panels[(row - self.rows.start) * n_steps..];
             let n_rows = R3.min(self.rows.end - row);
@@ -221,8 +233,8 @@ impl<C: Target> Gemm<'_, C> {
         place: Place,
         waiting: &mut Waiting<RMAX, VMAX>,
     ) {
-        let a = &a.as_chunks::<R>().0[..steps.n_padded()];
-        let b = &b.as_chunks::<LANES>().0.as_chunks::<V>().0[..steps.n_padded()];
+        let a = &a.as_chunks::<R>().0[..steps.panel_len()];
+        let b = &b.as_chunks::<LANES>().0.as_chunks::<V>().0[..steps.panel_len()];
         let n_passes = match steps.order {
             Order::Lanes => LANES,
             Order::Chain => 1,
@@ -231,14 +243,15 @@ impl<C: Target> Gemm<'_, C> {
         if continues {
             self.load::<RMAX, VMAX>(place, &mut waiting[0]);
         }
-        let per_pass = a.len() / n_passes;
+        let (per_pass, gap) = steps.pass();
         let mut level = 0;
         for pass in 0..n_passes {
             let mut sums = [[simd.splat(0.0); V]; R];
             if continues {
                 sums = make(|r| make(|v| simd.load(&waiting[0][r][v])));
             }
-            let range = pass * per_pass..(pass + 1) * per_pass;
+            let start = pass * (per_pass + gap);
+            let range = start..start + per_pass;
             sums = multiply(simd, sums, &a[range.clone()], &b[range]);
             level = 0;
             while pass >> level & 1 == 1 {
@@ -344,106 +357,103 @@ impl Steps {
         (self.to - self.from).next_multiple_of(LANES)
     }
 
+    /// Steps of a pass over a panel, and what lies between two of them.
+    fn pass(&self) -> (usize, usize) {
+        match self.order {
+            Order::Chain => (self.n_padded(), 0),
+            Order::Lanes => (self.n_padded() / LANES, PASS_GAP),
+        }
+    }
+
+    /// Steps that a panel has room for.
+    fn panel_len(&self) -> usize {
+        panel_len(self.order, self.n_padded())
+    }
+
     /// Where step 16c + j of k stands in a panel, as (place for c = 0, distance from c to c + 1).
     #[inline(always)]
     fn place(&self, j: usize) -> (usize, usize) {
         match self.order {
             Order::Chain => (j, LANES),
-            Order::Lanes => (REVERSED[j] * self.n_padded() / LANES, 1),
+            Order::Lanes => (REVERSED[j] * (self.n_padded() / LANES + PASS_GAP), 1),
         }
     }
 
-    /// Packs at most W lines into a panel of W.
+    /// Packs lines into panels of `width` lines, a constant to whoever inlines this; the last panel may have fewer. Lines
+    /// beyond the last hold anything.
     #[inline(always)]
-    fn pack<S: Simd, const W: usize>(
+    fn pack<S: Simd>(
         &self,
         simd: S,
         from: &Operand<'_>,
         lines: Range<usize>,
+        width: usize,
         scratch: &mut [f32],
-        panel: &mut [f32],
+        panels: &mut [f32],
     ) {
-        let panel = panel.as_chunks_mut::<W>().0;
-        self.each_step(simd, from, lines, scratch, |at, step| {
-            panel[at].copy_from_slice(&step[..W]);
-        });
-    }
-
-    /// Packs at most sixteen lines into vector `v` of a panel of `n_vectors`.
-    #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "one private call")]
-    fn pack_vector<S: Simd>(
-        &self,
-        simd: S,
-        from: &Operand<'_>,
-        lines: Range<usize>,
-        scratch: &mut [f32],
-        panel: &mut [f32],
-        v: usize,
-        n_vectors: usize,
-    ) {
-        let panel = panel.as_chunks_mut::<LANES>().0;
-        self.each_step(simd, from, lines, scratch, |at, step| panel[at * n_vectors + v] = *step);
-    }
-
-    /// `put(place, values)` for every step, of at most sixteen lines; what is beyond the last line does not matter.
-    #[inline(always)]
-    fn each_step<S: Simd>(
-        &self,
-        simd: S,
-        from: &Operand<'_>,
-        lines: Range<usize>,
-        scratch: &mut [f32],
-        put: impl FnMut(usize, &[f32; LANES]),
-    ) {
-        let (last, len) = (lines.end - 1, self.to - self.from);
-        match *from {
-            Operand::Across { values, stride } => self.each_across(values, stride, lines, put),
-            Operand::Along(rows) => {
-                let columns: Columns<'_, f32> = make(|i| &rows.row(last.min(lines.start + i), self.to)[self.from..]);
-                self.each_along(simd, columns, put);
-            }
-            Operand::Weight(w) => {
-                for (i, row) in lines.clone().enumerate() {
-                    decode(simd, w, row, &mut scratch[i * len..(i + 1) * len]);
-                }
-                let scratch = &*scratch;
-                let columns: Columns<'_, f32> = make(|i| &scratch[(last - lines.start).min(i) * len..][..len]);
-                self.each_along(simd, columns, put);
+        if let Operand::Across { values, stride } = *from {
+            return self.pack_across(values, stride, lines, width, panels);
+        }
+        let n_steps = self.to - self.from;
+        let panels = panels.chunks_mut((self.panel_len() * width).max(1));
+        for (first, panel) in lines.clone().step_by(width).zip(panels) {
+            for group in (first..first + width).step_by(LANES) {
+                // Lines of this group; repeated where the transposition has room for more.
+                let n = LANES.min(first + width - group).min(lines.end - group);
+                let columns: Columns<'_, f32> = match from {
+                    Operand::Across { .. } => return,
+                    Operand::Along(rows) => make(|i| &rows.row(group + i.min(n - 1), self.to)[self.from..]),
+                    Operand::Weight(w) => {
+                        assert_eq!(n_steps, w.cols, "weights are decoded by whole rows");
+                        for (i, line) in scratch.chunks_exact_mut(n_steps).enumerate().take(n) {
+                            decode(simd, w, group + i, line);
+                        }
+                        let scratch = &*scratch;
+                        make(|i| &scratch[i.min(n - 1) * n_steps..][..n_steps])
+                    }
+                };
+                self.pack_along(simd, columns, width, group - first, panel);
             }
         }
     }
 
+    /// Packs lines whose values lie side by side as the columns `at..` of a panel.
     #[inline(always)]
-    fn each_along<S: Simd>(&self, simd: S, columns: Columns<'_, f32>, mut put: impl FnMut(usize, &[f32; LANES])) {
+    fn pack_along<S: Simd>(&self, simd: S, columns: Columns<'_, f32>, width: usize, at: usize, panel: &mut [f32]) {
         let places: [(usize, usize); LANES] = make(|j| self.place(j));
         for c in 0..self.n_padded() / LANES {
             let steps: [[f32; LANES]; LANES] = square(simd, columns, c, 0.0);
-            for ((at, distance), step) in places.iter().zip(&steps) {
-                put(at + c * distance, step);
+            for ((place, distance), step) in places.iter().zip(&steps) {
+                let start = (place + c * distance) * width + at;
+                if width < LANES {
+                    panel[start..start + width].copy_from_slice(&step[..width]);
+                } else {
+                    panel[start..start + LANES].copy_from_slice(step);
+                }
             }
         }
     }
 
+    /// Packs lines whose values for one step lie side by side: sixteen steps of all panels, then the next, so that memory
+    /// is read and written in pieces that are neither far apart nor many.
     #[inline(always)]
-    fn each_across(
-        &self,
-        values: &[f32],
-        stride: usize,
-        lines: Range<usize>,
-        mut put: impl FnMut(usize, &[f32; LANES]),
-    ) {
-        for i in 0..self.n_padded() {
-            let (at, distance) = self.place(i % LANES);
-            let k = self.from + i;
-            let row = if k < self.to { &values[k * stride + lines.start..] } else { &[] };
-            let mut step = [0.0; LANES];
-            match row.first_chunk() {
-                // Values of lines beyond the last are read too, where there are any.
-                Some(row) => step = *row,
-                None => step[..row.len()].copy_from_slice(row),
+    fn pack_across(&self, values: &[f32], stride: usize, lines: Range<usize>, width: usize, panels: &mut [f32]) {
+        let panel_len = (self.panel_len() * width).max(1);
+        let places: [(usize, usize); LANES] = make(|j| self.place(j));
+        for c in 0..self.n_padded() / LANES {
+            for (first, panel) in lines.clone().step_by(width).zip(panels.chunks_mut(panel_len)) {
+                let n = width.min(lines.end - first);
+                for (k, (place, distance)) in (self.from + c * LANES..).zip(places) {
+                    let step = &mut panel[(place + c * distance) * width..][..width];
+                    if k >= self.to {
+                        step.fill(0.0);
+                    } else if n == width {
+                        step.copy_from_slice(&values[k * stride + first..][..width]);
+                    } else {
+                        step[..n].copy_from_slice(&values[k * stride + first..][..n]);
+                    }
+                }
             }
-            put(at + i / LANES * distance, &step);
         }
     }
 }
