@@ -1,12 +1,14 @@
 //! Speed of f32 products: `cargo run --release -p cpu --example gemm -- [threads] [level] [m n k]`.
 //!
-//! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape.
+//! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape;
+//! then the same for rows of activations with weights.
 //! Must not be a test: speed is measured, not asserted.
 #![allow(clippy::print_stdout, reason = "a measuring program")]
 
 use std::time::Instant;
 
 use cpu::{Cpu, Layout, Level, Matrix, MatrixMut, Product};
+use ops::{Device, WeightFormat, WeightMatrix};
 
 /// m, n, k: training's, square, skinny.
 const SHAPES: [[usize; 3]; 16] = [
@@ -51,6 +53,23 @@ fn shortest(n_threads: usize, mut run: impl FnMut()) -> f64 {
     })
 }
 
+/// Products with a matrix of weights of 2,048 columns, for some numbers of rows.
+fn weights(cpu: &Cpu, format: WeightFormat) {
+    let (rows, cols) = (2048, 2048);
+    let bytes: Vec<u8> = (0..rows * format.row_bytes(cols).unwrap_or(0)).map(|i| (i * 37 % 61) as u8).collect();
+    let Ok(w) = WeightMatrix::new(format, rows, cols, bytes.into(), None) else { return };
+    let x: Vec<f32> = (0..512 * cols).map(|i| ((i * 7919) % 255) as f32 - 127.0).collect();
+    let mut out = vec![0.0; 512 * rows];
+    let peak = cpu.f32_flops();
+    print!("{format:5} 2048 by 2048, peak {:4.0} |", peak / 1e9);
+    for n in [1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 512] {
+        let seconds = shortest(cpu.n_threads(), || cpu.matmul(&x, n, &w, None, &mut out));
+        let flops = 2.0 * (n * rows * cols) as f64 / seconds;
+        print!(" {n}: {:3.0} ({:.2})", flops / 1e9, flops / peak);
+    }
+    println!();
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let n_threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1);
@@ -82,6 +101,11 @@ fn main() {
                 print!(" {layout:?} {:4.0} ({:.2})", flops / 1e9, flops / peak);
             }
             println!();
+        }
+        if shape.len() != 3 {
+            for format in [WeightFormat::F32, WeightFormat::BF16, WeightFormat::F16] {
+                weights(&cpu, format);
+            }
         }
     }
 }

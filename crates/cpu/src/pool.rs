@@ -84,11 +84,6 @@ impl<'a> MatrixMut<'a> {
         (self.shape, self.block) = (shape, block);
     }
 
-    /// Rows and columns of a block.
-    pub(crate) fn block_shape(&self) -> [usize; 2] {
-        self.block
-    }
-
     /// Blocks of rows, and of columns.
     fn counts(&self) -> [usize; 2] {
         [self.shape[0].div_ceil(self.block[0]), self.shape[1].div_ceil(self.block[1])]

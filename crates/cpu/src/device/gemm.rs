@@ -3,9 +3,14 @@
 //! Owns the three layouts of training and how C is cut into blocks. A thread packs what its block needs and multiplies;
 //! nobody waits for another before the end, and no cut changes a bit. Must not know what the matrices mean.
 
+use std::ops::Range;
+
+use ops::WeightMatrix;
+
 use super::Cpu;
-use crate::kernel::gemm::{Finish, Gemm, Operand, Order, TILE, Target, scratch_len};
-use crate::kernel::matmul::Inputs;
+use super::products::Part;
+use crate::kernel::gemm::{Finish, Gemm, Operand, Order, Placed, TILE, Target, scratch_len};
+use crate::kernel::matmul::{Inputs, Outputs};
 use crate::pool::{Block, HasMatrix, MatrixMut};
 
 /// Multiply-adds that one block should have at least: less is not worth packing its lines once more, or waking a thread.
@@ -156,6 +161,49 @@ impl Cpu {
             self.scratch.lend(worker, scratch_len(order, k, rows.len(), cols.len()), |scratch| {
                 self.level.run(Gemm { order, a, b, k, rows, cols, c, finish, scratch });
             });
+        });
+    }
+
+    /// y = x·Wᵀ (+ bias), split over the threads: the bits of dot products, from panels.
+    pub(super) fn gemm_weights(&self, x: Inputs<'_>, w: &WeightMatrix, bias: Option<&[f32]>, out: Outputs<'_>) {
+        let most = self.most_of_a_block(x.n * w.rows * w.cols);
+        let [n_rows, n_cols] = block_shape(x.n, w.rows, w.cols, most);
+        self.scratch.reserve(scratch_len(Order::Lanes, w.cols, n_rows, n_cols));
+        let n_across = w.rows.div_ceil(n_cols);
+        self.pool.split(x.n.div_ceil(n_rows) * n_across, &|worker, blocks| {
+            for block in blocks {
+                let (row, col) = (block / n_across * n_rows, block % n_across * n_cols);
+                let (rows, cols) = (row..x.n.min(row + n_rows), col..w.rows.min(col + n_cols));
+                self.gemm_block(worker, x, w, bias, rows, cols, Placed { out, first: 0 });
+            }
+        });
+    }
+
+    /// Some rows of a matrix with all inputs, on the calling thread.
+    pub(super) fn gemm_part(&self, worker: usize, part: Part<'_>, x: Inputs<'_>) {
+        let Part { w, w_rows, first, bias, out } = part;
+        let [n_rows, _] = block_shape(x.n, w_rows.len(), w.cols, usize::MAX);
+        for row in (0..x.n).step_by(n_rows) {
+            let rows = row..x.n.min(row + n_rows);
+            self.gemm_block(worker, x, w, bias, rows, w_rows.clone(), Placed { out, first });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private call twice, all arguments distinct in meaning")]
+    fn gemm_block(
+        &self,
+        worker: usize,
+        x: Inputs<'_>,
+        w: &WeightMatrix,
+        bias: Option<&[f32]>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        c: Placed<'_>,
+    ) {
+        let (order, a, b, k) = (Order::Lanes, Operand::Along(x), Operand::Weight(w), w.cols);
+        let finish = bias.map_or(Finish::Set, Finish::Bias);
+        self.scratch.lend(worker, scratch_len(order, k, rows.len(), cols.len()), |scratch| {
+            self.level.run(Gemm { order, a, b, k, rows, cols, c, finish, scratch });
         });
     }
 

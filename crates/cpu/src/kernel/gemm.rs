@@ -405,7 +405,7 @@ impl Steps {
                     Operand::Along(rows) => make(|i| &rows.row(group + i.min(n - 1), self.to)[self.from..]),
                     Operand::Weight(w) => {
                         assert_eq!(n_steps, w.cols, "weights are decoded by whole rows");
-                        for (i, line) in scratch.chunks_exact_mut(n_steps).enumerate().take(n) {
+                        for (i, line) in scratch.chunks_exact_mut(n_steps.max(1)).enumerate().take(n) {
                             decode(simd, w, group + i, line);
                         }
                         let scratch = &*scratch;
