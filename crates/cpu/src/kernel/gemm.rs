@@ -95,7 +95,7 @@ pub(crate) enum Finish<'a> {
     Set,
     /// It is added to the element: at its end in the order of lanes; a chain begins with the element.
     Add,
-    /// With a column's bias added it replaces the element.
+    /// With a column's bias added it replaces the element; in the order of lanes only.
     Bias(&'a [f32]),
 }
 
@@ -153,6 +153,7 @@ impl<C: Target> Gemm<'_, C> {
     /// With tiles of R3 rows (R1 or R2 at the end) by V vectors (one at the end).
     #[inline(always)]
     fn blocks<S: Simd, const R1: usize, const R2: usize, const R3: usize, const V: usize>(mut self, simd: S) {
+        assert!(self.order == Order::Lanes || !matches!(self.finish, Finish::Bias(_)), "a chain has no bias");
         let scratch = std::mem::take(&mut self.scratch);
         let at_once = steps_at_once(self.order, self.k);
         let n_cols = cols_at_once(at_once, self.cols.len());
