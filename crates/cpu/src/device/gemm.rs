@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn blocks_of_k_and_of_columns_continue_sums() {
         for layout in LAYOUTS {
-            for shape in [[14, 70, 1100], [3, 40, 4200]] {
+            for shape in [[14, 70, 2100], [3, 40, 4200]] {
                 let case = Case::new(layout, shape, 1);
                 for accumulate in [false, true] {
                     case.check(&case.run(&Cpu::with(Level::detect(), 1), accumulate), accumulate);

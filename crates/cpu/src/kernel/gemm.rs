@@ -29,7 +29,7 @@ pub(crate) enum Order {
 }
 
 /// Steps of k that are packed at a time in the order of a chain; the sums wait in C meanwhile.
-const CHAIN_STEPS: usize = 512;
+const CHAIN_STEPS: usize = 2048;
 
 /// Steps between the passes over a panel. A transposition writes a step of each pass; without a gap they would often lie
 /// at distances of which the nearest cache can hold only a few.
