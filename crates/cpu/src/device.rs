@@ -5,6 +5,7 @@
 
 mod attention;
 mod experts;
+mod gemm;
 mod peak;
 mod products;
 mod train;
@@ -25,6 +26,7 @@ use crate::level::{Kernel, Level, Simd};
 use crate::pool::{Pool, shared};
 use crate::scratch::Scratch;
 use attention::AttentionScratch;
+pub use gemm::{Layout, Matrix, Product};
 use products::{IntScratch, Part, Rows, Source};
 
 /// Values below which splitting costs more than it saves.

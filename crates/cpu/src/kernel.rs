@@ -5,6 +5,7 @@
 pub(crate) mod attention;
 pub(crate) mod dot;
 pub(crate) mod exp;
+pub(crate) mod gemm;
 pub(crate) mod int;
 pub(crate) mod matmul;
 pub(crate) mod panel;

@@ -11,6 +11,6 @@ mod level;
 mod pool;
 mod scratch;
 
-pub use device::Cpu;
+pub use device::{Cpu, Layout, Matrix, Product};
 pub use level::Level;
-pub use pool::Pool;
+pub use pool::{MatrixMut, Pool};

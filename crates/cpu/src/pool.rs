@@ -5,6 +5,7 @@
 //! worker 0. Must not know what is computed.
 #![expect(unsafe_code, reason = "lends a borrowed closure, and disjoint parts of a buffer, to the workers")]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -49,6 +50,105 @@ impl<T> Start<T> {
     unsafe fn at(&self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
+    }
+}
+
+/// A matrix that is written: row i begins at `values[i·stride]`. Threads fill it by blocks of some rows and columns.
+pub struct MatrixMut<'a> {
+    start: Start<f32>,
+    len: usize,
+    stride: usize,
+    shape: [usize; 2],
+    block: [usize; 2],
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// Row after row, with `stride` values from one to the next; what lies between them is left alone.
+    #[must_use]
+    pub fn new(values: &'a mut [f32], stride: usize) -> Self {
+        let (start, len) = (Start(values.as_mut_ptr()), values.len());
+        Self { start, len, stride, shape: [0; 2], block: [1; 2], borrowed: PhantomData }
+    }
+
+    /// Says how many rows and columns there are, and in a block; the last blocks have fewer.
+    ///
+    /// # Panics
+    /// If rows overlap or the matrix exceeds its values
+    pub(crate) fn cut(&mut self, shape: [usize; 2], block: [usize; 2]) {
+        let [rows, cols] = shape;
+        let last = rows.checked_sub(1).map_or(Some(0), |n| n.checked_mul(self.stride)?.checked_add(cols));
+        assert!(last.is_some_and(|last| last <= self.len), "{rows} rows of {cols} in {} values", self.len);
+        assert!(rows < 2 || cols <= self.stride, "rows of {cols} values every {} overlap", self.stride);
+        assert!(block[0] > 0 && block[1] > 0, "blocks without elements");
+        (self.shape, self.block) = (shape, block);
+    }
+
+    /// Blocks of rows, and of columns.
+    fn counts(&self) -> [usize; 2] {
+        [self.shape[0].div_ceil(self.block[0]), self.shape[1].div_ceil(self.block[1])]
+    }
+
+    fn n_blocks(&self) -> usize {
+        let [rows, cols] = self.counts();
+        rows * cols
+    }
+
+    /// # Safety
+    /// While a block lives, it is not made again.
+    unsafe fn block(&self, i: usize) -> Block<'_> {
+        let n_across = self.counts()[1];
+        let range = |i: usize, axis: usize| {
+            let (len, block) = (self.shape[axis], self.block[axis]);
+            i * block..len.min((i + 1) * block)
+        };
+        let (rows, cols) = (range(i / n_across, 0), range(i % n_across, 1));
+        Block { start: &self.start, stride: self.stride, rows, cols }
+    }
+}
+
+/// What has a matrix to be filled.
+pub(crate) trait HasMatrix<'a> {
+    fn matrix(&self) -> &MatrixMut<'a>;
+}
+
+/// Some rows and columns of a matrix, for one thread.
+pub(crate) struct Block<'a> {
+    start: &'a Start<f32>,
+    stride: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Which rows of the matrix.
+    pub(crate) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Which columns of the matrix.
+    pub(crate) fn cols(&self) -> Range<usize> {
+        self.cols.clone()
+    }
+
+    #[inline(always)]
+    fn offset(&self, row: usize, col: usize, n: usize) -> usize {
+        assert!(self.rows.contains(&row) && self.cols.start <= col && col + n <= self.cols.end, "outside of the block");
+        row * self.stride + col
+    }
+
+    /// `n` values of a row of the matrix, from its column `col` on, all of them in the block.
+    #[inline(always)]
+    pub(crate) fn get(&self, row: usize, col: usize, n: usize) -> &[f32] {
+        // SAFETY: the place lies in the block, so in the buffer that the matrix borrows, and nobody else has it.
+        unsafe { std::slice::from_raw_parts(self.start.at(self.offset(row, col, n)), n) }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub(crate) fn get_mut(&mut self, row: usize, col: usize, n: usize) -> &mut [f32] {
+        // SAFETY: as for `get`, and the block is borrowed mutably as long as the result.
+        unsafe { std::slice::from_raw_parts_mut(self.start.at(self.offset(row, col, n)), n) }
     }
 }
 
@@ -190,6 +290,39 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Gives every block of every matrix to a thread: `job(worker, its owner, block)`. Threads take blocks in order,
+    /// another whenever they are done with one.
+    pub(crate) fn split_blocks<'a, T: HasMatrix<'a> + Sync>(
+        &self,
+        owners: &mut [T],
+        job: &(dyn Fn(usize, &T, Block<'_>) + Sync),
+    ) {
+        let owners = &*owners;
+        let total: usize = owners.iter().map(|owner| owner.matrix().n_blocks()).sum();
+        let next = AtomicUsize::new(0);
+        let work = |worker: usize| {
+            let (mut at, mut first) = (0, 0);
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= total {
+                    return;
+                }
+                // A worker's numbers only grow.
+                while i - first >= owners[at].matrix().n_blocks() {
+                    first += owners[at].matrix().n_blocks();
+                    at += 1;
+                }
+                // SAFETY: every number is taken once, and the owners are borrowed mutably, so that no other call makes
+                // blocks of their matrices.
+                let block = unsafe { owners[at].matrix().block(i - first) };
+                job(worker, &owners[at], block);
+            }
+        };
+        if total < 2 { work(0) } else { self.run(&work) }
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -298,6 +431,12 @@ pub(crate) fn shared(values: &mut [f32]) -> &[Shared32] {
 mod tests {
     use super::*;
 
+    impl<'a> HasMatrix<'a> for (usize, MatrixMut<'a>) {
+        fn matrix(&self) -> &MatrixMut<'a> {
+            &self.1
+        }
+    }
+
     #[test]
     fn every_worker_runs_every_job_once() {
         for n_threads in [1, 2, 3, 8] {
@@ -356,6 +495,46 @@ mod tests {
             let expected = |i: usize| if i < n { i + 1 } else { 0 };
             assert!((0..20).all(|i| b[i] == expected(i) && a[3 * i..3 * i + 3] == [b[i]; 3]), "{n} rows");
         }
+    }
+
+    #[test]
+    fn blocks_cover_matrices_once_each() {
+        let pool = Pool::new(3);
+        for (rows, cols) in [(0, 3), (3, 0), (1, 1), (7, 5), (12, 9)] {
+            for block in [[1, 1], [2, 4], [5, 2], [20, 20]] {
+                let mut values = [vec![0.0; 12 * 11], vec![0.0; 12 * 11]];
+                let [a, b] = &mut values;
+                let mut matrices = [(0, MatrixMut::new(a, 11)), (1, MatrixMut::new(b, 10))];
+                matrices[0].1.cut([rows, cols], block);
+                matrices[1].1.cut([cols, rows.min(10)], block);
+                pool.split_blocks(&mut matrices, &|_, (matrix, _), mut block| {
+                    for row in block.rows() {
+                        let cols = block.cols();
+                        for (col, value) in (cols.start..).zip(block.get_mut(row, cols.start, cols.len())) {
+                            *value += (1 + matrix + row * 100 + col) as f32;
+                        }
+                    }
+                });
+                for (matrix, (values, stride, shape)) in
+                    [(&values[0], 11, [rows, cols]), (&values[1], 10, [cols, rows.min(10)])].into_iter().enumerate()
+                {
+                    for (i, value) in values.iter().enumerate() {
+                        let (row, col) = (i / stride, i % stride);
+                        let inside = row < shape[0] && col < shape[1];
+                        assert_eq!(*value, if inside { (1 + matrix + row * 100 + col) as f32 } else { 0.0 });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "outside of the block")]
+    fn a_block_lends_nothing_of_its_neighbours() {
+        let mut values = vec![0.0; 12];
+        let mut matrix = MatrixMut::new(&mut values, 4);
+        matrix.cut([3, 4], [3, 2]);
+        Pool::new(1).split_blocks(&mut [(0, matrix)], &|_, _, block| _ = block.get(0, block.cols().start + 1, 2));
     }
 
     #[test]

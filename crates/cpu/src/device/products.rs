@@ -21,6 +21,10 @@ use crate::scratch::Scratch;
 /// multiplying them with a few rows.
 const ROWS_MAX: usize = 5;
 
+/// Rows of activations from which on weights in f32 are packed for the register tiles of a matrix product; fewer meet
+/// them as dot products. The bits are the same.
+const GEMM_ROWS: usize = 16;
+
 /// Values below which rounding them is not worth waking a thread.
 const SPLIT_MIN: usize = 1 << 14;
 
@@ -142,6 +146,9 @@ impl Cpu {
         let Source { values, stride, .. } = x.source;
         let Rows { n, picks, .. } = rows;
         let x = Inputs { values, stride: stride * rows.stride, start: rows.first * stride, picks, n };
+        if n >= GEMM_ROWS {
+            return self.gemm_part(worker, Part { w, w_rows, first, bias, out }, x);
+        }
         self.scratch.lend(worker, PANEL * w.cols, |panel| {
             self.level.run(MatMul { w, w_rows, first, bias, x, out, panel });
         });
@@ -152,6 +159,10 @@ impl Cpu {
         let rows = Rows { first: 0, stride: 1, picks: None, n: x.source.n };
         if rows.n == 0 {
             return;
+        }
+        if rows.n >= GEMM_ROWS && !self.in_integers(w.format) {
+            let Source { values, stride, n, .. } = x.source;
+            return self.gemm_weights(Inputs { values, stride, start: 0, picks: None, n }, w, bias, out);
         }
         self.pool.split(w.rows.div_ceil(UNIT), &|worker, units| {
             let w_rows = units.start * UNIT..(units.end * UNIT).min(w.rows);
@@ -245,6 +256,41 @@ mod tests {
         let mut out = vec![0.0; n * w.rows];
         cpu.matmul(x, n, w, None, &mut out);
         out
+    }
+
+    #[test]
+    fn plain_floats_have_the_bits_of_one_row_alone_for_any_number_of_rows() {
+        for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16] {
+            for (rows, cols) in [(1, 1), (7, 33), (70, 16), (37, 200)] {
+                let mut next = bytes(rows as u64);
+                // Exponents near that of 1.
+                let mut value = || f32::from(next()) / 64.0 - 2.0 + f32::from(next()) / 16384.0;
+                let w: Vec<f32> = (0..rows * cols).map(|_| value()).collect();
+                let data: Vec<u8> = match format {
+                    WeightFormat::F32 => w.iter().flat_map(|w| w.to_le_bytes()).collect(),
+                    WeightFormat::F16 => w.iter().flat_map(|w| half::f16::from_f32(*w).to_le_bytes()).collect(),
+                    _ => w.iter().flat_map(|w| half::bf16::from_f32(*w).to_le_bytes()).collect(),
+                };
+                let w = WeightMatrix::new(format, rows, cols, data.into(), None).unwrap();
+                let n_max = 70;
+                let x: Vec<f32> = (0..n_max * cols).map(|_| value()).collect();
+                let bias: Vec<f32> = (0..rows).map(|_| value()).collect();
+                for level in Level::available() {
+                    let cpu = Cpu::with(level, 2);
+                    let mut alone = vec![0.0; n_max * rows];
+                    for (x, out) in x.chunks_exact(cols).zip(alone.chunks_exact_mut(rows)) {
+                        let mut row = vec![0.0; rows];
+                        cpu.matmul(&x.to_vec(), 1, &w, Some(&bias), &mut row);
+                        out.copy_from_slice(&row);
+                    }
+                    for n in [2, GEMM_ROWS - 1, GEMM_ROWS, GEMM_ROWS + 5, n_max] {
+                        let mut out = vec![0.0; n * rows];
+                        cpu.matmul(&x, n, &w, Some(&bias), &mut out);
+                        assert_eq!(out, alone[..n * rows], "{format} {rows} by {cols}, {n} rows, {}", level.name());
+                    }
+                }
+            }
+        }
     }
 
     #[test]

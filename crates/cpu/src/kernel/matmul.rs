@@ -31,7 +31,7 @@ pub(crate) struct Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     #[inline(always)]
-    fn row(&self, i: usize, len: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, i: usize, len: usize) -> &'a [f32] {
         let row = self.picks.map_or(i, |(picks, per_row)| picks[i] as usize / per_row);
         &self.values[row * self.stride + self.start..][..len]
     }
@@ -48,6 +48,12 @@ pub(crate) struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
+    #[inline(always)]
+    pub(crate) fn get(&self, i: usize, r: usize) -> f32 {
+        let place = self.places.map_or(i, |places| places[i] as usize);
+        self.values[place * self.stride + self.start + r].get()
+    }
+
     #[inline(always)]
     pub(crate) fn set(&self, i: usize, r: usize, value: f32) {
         let place = self.places.map_or(i, |places| places[i] as usize);

@@ -9,7 +9,12 @@ pub(crate) type Columns<'a, T> = [&'a [T]; LANES];
 
 /// Chunk `c` of N values of each row, transposed; zeros beyond the rows' ends.
 #[inline(always)]
-fn square<S: Simd, T: Plain, const N: usize>(simd: S, rows: Columns<'_, T>, c: usize, zero: T) -> [[T; N]; LANES] {
+pub(crate) fn square<S: Simd, T: Plain, const N: usize>(
+    simd: S,
+    rows: Columns<'_, T>,
+    c: usize,
+    zero: T,
+) -> [[T; N]; LANES] {
     let mut to = [[zero; N]; LANES];
     let len = rows[0].len();
     if (c + 1) * N <= len {
