@@ -6,30 +6,28 @@
 //!
 //! The folder: `tokenizer/` (made first), `step-N/` checkpoints with config and tokenizer beside the weights, `log.jsonl`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::write::{self, Data, Item};
+use checkpoint::write::{Data, Item};
 use checkpoint::{Checkpoint, Dtype};
 use model::Config;
 use ops::{DeviceError, TrainDevice, WeightFormat, zeroed};
 use serde_json::Value;
 
-use crate::bpe::{self, BpeError};
+use crate::bpe::TokenizerFiles;
 use crate::checkpoints::{CheckpointError, Checkpoints, Found, RunState};
-use crate::data::{DataError, Encoder, Packer, PackerSpec, Rows, Source, prepare, texts};
+use crate::data::{DataError, Encoder, Packer, Rows, Source};
 use crate::log::{ExpertLoad, StepLog, StepRecord};
 use crate::loss::{Objective, loss_and_gradient, nll};
 use crate::optim::{Gemm, Optimizer, Parameter, Rule, clip_norm, update_router_bias};
-use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, StageKind, config_json};
+use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, config_json};
 use crate::rng::Rng;
-use crate::split::Split;
+use crate::setup::{self, SetupError};
 use crate::{Batch, Net, Workspace};
-
-/// Text that a tokenizer learns from, of each source, where the recipe says nothing else.
-const BPE_BYTES_PER_SOURCE: usize = 32 << 20;
 
 /// Why a run cannot begin or go on. What was trained stays in the last checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +35,9 @@ pub enum RunError {
     /// Its data.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Its tokenizer.
+    /// Its tokenizer and sources.
     #[error(transparent)]
-    Tokenizer(#[from] BpeError),
+    Setup(#[from] SetupError),
     /// Its checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -101,9 +99,9 @@ pub struct Run<'a, D: TrainDevice> {
     dev: &'a D,
     recipe: &'a Recipe,
     encoder: Arc<Encoder>,
-    /// tokenizer.json and tokenizer_config.json, to lie beside the weights.
-    tokenizer: [Vec<u8>; 2],
-    sources: Vec<Source>,
+    /// To lie beside the weights.
+    tokenizer: TokenizerFiles,
+    sources: Arc<BTreeMap<String, Source>>,
     net: Net,
     config_json: Value,
     params: Vec<f32>,
@@ -114,14 +112,6 @@ pub struct Run<'a, D: TrainDevice> {
 
 fn file(path: &Path, problem: impl ToString) -> RunError {
     RunError::File { path: path.to_owned(), problem: problem.to_string() }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RunError> {
-    fs::read(path).map_err(|e| file(path, format!("cannot be read: {e}")))
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
-    Ok(write::atomically(&path.into(), |out| std::io::Write::write_all(out, bytes))?)
 }
 
 impl<'a, D: TrainDevice> Run<'a, D> {
@@ -138,12 +128,13 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             let problem = "was made by another recipe; name another `output`, or restore the recipe as it was";
             return Err(file(&found.path, problem));
         }
-        let tokenizer = tokenizer(recipe)?;
-        let encoder = Arc::new(Encoder::new(&tokenizer[0], &tokenizer[1])?);
-        let mut sources = Vec::new();
-        for (name, definition) in &recipe.data {
-            sources.push(prepare(name, definition, &encoder, &recipe.cache, recipe.seed, recipe.held_out)?);
-        }
+        let model = match &recipe.model {
+            ModelStart::From(model) => Some(Path::new(model)),
+            ModelStart::Config(_) | ModelStart::Shape(_) => None,
+        };
+        let tokenizer = setup::tokenizer(recipe, model)?;
+        let encoder = Arc::new(Encoder::new(&tokenizer.tokenizer, &tokenizer.config)?);
+        let sources = Arc::new(setup::sources(recipe, &encoder)?);
         let (net, config_json, params) = match &found {
             Some(found) => resumed(found)?,
             None => started(recipe, &encoder)?,
@@ -239,20 +230,12 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     ) -> Result<(), RunError> {
         let recipe = self.recipe;
         let stage = &recipe.stages[at];
-        let seed = stage.seed.unwrap_or_else(|| Rng::new(&[recipe.seed, at as u64]).next_u64());
-        let sources = std::mem::take(&mut self.sources);
-        let mixture = mixture(stage, &sources);
-        let packer = |side| {
-            let spec = PackerSpec {
-                sequence_length: stage.sequence_length,
-                side,
-                only_learnt: stage.kind == StageKind::Sft,
-                seed,
-                padding: self.encoder.eos(),
-            };
-            Packer::new(mixture.clone(), spec)
+        let sources = self.sources.clone();
+        let mut train = setup::training(recipe, at, &sources, &self.encoder)?;
+        let held_out = match stage.evaluate_every {
+            0 => BTreeMap::new(),
+            _ => setup::evaluation(recipe, at, &sources, &self.encoder)?,
         };
-        let mut train = packer(Split::Train)?;
         let mut optimizer = Optimizer::new(stage.optimizer.method(), parameters(&self.net));
         let mut stage_step = 0;
         if let Some(found) = resumed {
@@ -277,7 +260,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             (record.step, record.stage, record.tokens) = (progress.step, at, progress.tokens);
             let is_last = stage_step == stage.n_steps();
             if stage.evaluate_every > 0 && (is_last || stage_step.is_multiple_of(stage.evaluate_every)) {
-                record.held_out = Some(self.evaluate(stage, &mixture, seed, &mut work)?);
+                record.held_out = Some(self.evaluate(stage, &held_out, &mut work));
             }
             log.append(&record).map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
             observer.step(recipe, &record);
@@ -297,7 +280,6 @@ impl<'a, D: TrainDevice> Run<'a, D> {
                 self.save(&state, &optimizer)?;
             }
         }
-        self.sources = sources;
         Ok(())
     }
 
@@ -360,32 +342,22 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     fn evaluate(
         &self,
         stage: &Stage,
-        mixture: &[(&Source, f64)],
-        seed: u64,
+        held_out: &BTreeMap<String, Rows>,
         work: &mut Work,
-    ) -> Result<serde_json::Map<String, Value>, RunError> {
+    ) -> serde_json::Map<String, Value> {
         let mut losses = serde_json::Map::new();
-        for (source, weight) in mixture.iter().filter(|(source, _)| source.n_documents(Split::HeldOut) != Some(0)) {
-            let spec = PackerSpec {
-                sequence_length: stage.sequence_length,
-                side: Split::HeldOut,
-                only_learnt: stage.kind == StageKind::Sft,
-                seed,
-                padding: self.encoder.eos(),
-            };
-            let mut packer = Packer::new(vec![(*source, *weight)], spec)?;
-            packer.fill(stage.evaluate_rows, &mut work.rows)?;
-            let n_targets = work.rows.n_targets(1);
+        for (name, held_out) in held_out {
+            let n_targets = held_out.n_targets(1);
             let mut sum = 0.0;
             for first in (0..stage.evaluate_rows).step_by(stage.n_micro_rows()) {
                 let rows = first..(first + stage.n_micro_rows()).min(stage.evaluate_rows);
-                take(&work.rows, rows, n_targets, &mut work.batch);
+                take(held_out, rows, n_targets, &mut work.batch);
                 let nll = nll(self.dev, &self.net, &self.params, &work.batch, &mut work.ws);
                 sum += nll.iter().zip(&work.batch.weights).map(|(nll, weight)| nll * f64::from(*weight)).sum::<f64>();
             }
-            losses.insert(source.name().to_owned(), sum.into());
+            losses.insert(name.clone(), sum.into());
         }
-        Ok(losses)
+        losses
     }
 
     fn save(&self, state: &RunState, optimizer: &Optimizer) -> Result<(), RunError> {
@@ -400,8 +372,8 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let config = format!("{:#}\n", self.config_json);
         let more: [(&str, &[u8]); 3] = [
             ("config.json", config.as_bytes()),
-            ("tokenizer.json", &self.tokenizer[0]),
-            ("tokenizer_config.json", &self.tokenizer[1]),
+            ("tokenizer.json", &self.tokenizer.tokenizer),
+            ("tokenizer_config.json", &self.tokenizer.config),
         ];
         self.checkpoints.save(state, &weights, &state_items, &more)?;
         Ok(())
@@ -445,14 +417,6 @@ fn take(rows: &Rows, range: std::ops::Range<usize>, n_targets: usize, batch: &mu
     }
 }
 
-fn mixture<'s>(stage: &Stage, sources: &'s [Source]) -> Vec<(&'s Source, f64)> {
-    let share = |source: &'s Source| match &stage.mixture {
-        None => Some((source, 1.0)),
-        Some(mixture) => mixture.get(source.name()).map(|share| (source, *share)),
-    };
-    sources.iter().filter_map(share).collect()
-}
-
 /// The optimiser's view of the layout. What has no gradient is moved by none, and no decay: a vector whose gradient is 0.
 fn parameters(net: &Net) -> Vec<Parameter> {
     let of = |param: &crate::Param| Parameter {
@@ -466,38 +430,6 @@ fn parameters(net: &Net) -> Vec<Parameter> {
         },
     };
     net.layout.params().iter().map(of).collect()
-}
-
-/// The run's tokenizer: made once, then read from its folder.
-fn tokenizer(recipe: &Recipe) -> Result<[Vec<u8>; 2], RunError> {
-    let names = ["tokenizer.json", "tokenizer_config.json"];
-    let folder = recipe.output.join("tokenizer");
-    let made = names.map(|name| folder.join(name));
-    if made.iter().all(|path| path.is_file()) {
-        return Ok([read(&made[0])?, read(&made[1])?]);
-    }
-    let files = match (&recipe.tokenizer.from, &recipe.model) {
-        (Some(from), _) => names.map(|name| read(&from.join(name))),
-        (None, ModelStart::From(model)) => names.map(|name| read(&Path::new(model).join(name))),
-        (None, _) => {
-            let n_bytes = recipe.tokenizer.bytes_per_source.unwrap_or(BPE_BYTES_PER_SOURCE);
-            let wanted = |name: &String| recipe.tokenizer.sources.as_ref().is_none_or(|names| names.contains(name));
-            let mut all = Vec::new();
-            for (_, definition) in recipe.data.iter().filter(|(name, _)| wanted(name)) {
-                all.extend(texts(definition, recipe.seed, recipe.held_out, n_bytes)?);
-            }
-            let size = recipe.tokenizer.vocab_size.unwrap_or(bpe::VOCAB_SIZE_MIN);
-            let files = bpe::train(all.into_iter(), size)?;
-            [Ok(files.tokenizer), Ok(files.config)]
-        }
-    };
-    let [tokenizer, config] = files;
-    let files = [tokenizer?, config?];
-    fs::create_dir_all(&folder).map_err(|e| file(&folder, format!("cannot be made: {e}")))?;
-    for (path, bytes) in made.iter().zip(&files) {
-        write_file(path, bytes)?;
-    }
-    Ok(files)
 }
 
 type Start = (Net, Value, Vec<f32>);
