@@ -14,7 +14,7 @@ pub struct ThinkingBudget {
     pub open_token: Option<u32>,
     /// Closes the reasoning, such as `</think>`.
     pub close_token: u32,
-    /// What to force, such as the tokens of "\n</think>\n\n". Holds `close_token`.
+    /// What to force, such as the tokens of `"\n</think>\n\n"`. Holds `close_token`.
     pub close: Vec<u32>,
     /// Tokens that are good to stop after, in any order.
     pub breaks: Vec<u32>,

@@ -3,7 +3,7 @@
 //! Must not sample, and must not know logits, requests or wire formats.
 //!
 //! The parsing itself is `llguidance`'s. What is added here:
-//! * **What is accepted is enforced.** Schemas are checked first ([`schema`]); a keyword that would be ignored is an
+//! * **What is accepted is enforced.** Schemas are checked first (`schema`); a keyword that would be ignored is an
 //!   error that names it and its place.
 //! * **Limits.** Size, nesting and complexity of a specification, and the work per token, are bounded.
 //! * **Special tokens stay out.** A grammar yields ordinary tokens, the end tokens where it may end, and for tool

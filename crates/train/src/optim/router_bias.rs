@@ -7,7 +7,7 @@
 /// `loads` counts the tokens that each expert received in the whole batch. The bias takes part in choosing experts alone,
 /// never in their weights, and is no parameter of the loss.
 ///
-/// # Shapes  bias [E] · loads [E]
+/// # Shapes  bias `[E]` · loads `[E]`
 /// # Panics  if the lengths differ
 /// # Source  DeepSeek-V3 report, section 2.1.2
 pub fn update_router_bias(bias: &mut [f32], loads: &[u64], speed: f32) {
