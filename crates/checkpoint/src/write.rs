@@ -17,7 +17,7 @@ use crate::{Dtype, Error};
 
 pub use atomic::write as atomically;
 pub use gguf::gguf;
-pub use safetensors::safetensors;
+pub use safetensors::{safetensors, safetensors_bytes};
 
 /// A tensor to write.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
-use cpu::{Cpu, Layout, Level, Matrix, MatrixMut, Product};
-use ops::{Device, WeightFormat, WeightMatrix};
+use cpu::{Cpu, Level, Matrix, MatrixMut, Product};
+use ops::{Device, GemmLayout, WeightFormat, WeightMatrix};
 
 /// m, n, k: training's, square, skinny.
 const SHAPES: [[usize; 3]; 16] = [
@@ -83,21 +83,20 @@ fn main() {
         }
         let cpu = Cpu::with(level, n_threads);
         println!("{}, {n_threads} threads: GFLOP/s (fraction of the peak)", level.name());
-        for [m, n, k] in SHAPES {
-            if !shape.is_empty() && shape != [m, n, k] {
-                continue;
-            }
+        let asked = <[usize; 3]>::try_from(shape.as_slice()).map(|shape| vec![shape]);
+        for [m, n, k] in asked.unwrap_or_else(|_| SHAPES.to_vec()) {
             let values =
                 |len: usize| -> Vec<f32> { (0..len).map(|i| ((i * 7919) % 255) as f32 / 127.0 - 1.0).collect() };
             let (a, b, mut c) = (values(m * k), values(n * k), vec![0.0; m * n]);
             let peak = cpu.f32_flops();
             print!("{:5} {:5} {:5}, peak {:4.0} |", m, n, k, peak / 1e9);
-            for (layout, a_stride, b_stride) in [(Layout::NT, k, k), (Layout::NN, k, n), (Layout::TN, m, n)] {
+            for (layout, a_stride, b_stride) in [(GemmLayout::Nt, k, k), (GemmLayout::Nn, k, n), (GemmLayout::Tn, m, n)]
+            {
                 let seconds = shortest(n_threads, || {
                     let a = Matrix { values: &a, stride: a_stride };
                     let b = Matrix { values: &b, stride: b_stride };
                     let c = MatrixMut::new(&mut c, n);
-                    cpu.gemm(&mut [Product { layout, m, n, k, a, b, c, accumulate: layout == Layout::TN }]);
+                    cpu.gemm_grouped(&mut [Product { layout, m, n, k, a, b, c, accumulate: layout == GemmLayout::Tn }]);
                 });
                 let flops = 2.0 * (m * n * k) as f64 / seconds;
                 print!(" {layout:?} {:4.0} ({:.2})", flops / 1e9, flops / peak);

@@ -26,7 +26,7 @@ use crate::level::{Kernel, Level, Simd};
 use crate::pool::{Pool, shared};
 use crate::scratch::Scratch;
 use attention::AttentionScratch;
-pub use gemm::{Layout, Matrix, Product};
+pub use gemm::{Matrix, Product};
 use products::{IntScratch, Part, Rows, Source};
 
 /// Values below which splitting costs more than it saves.

@@ -11,6 +11,6 @@ mod level;
 mod pool;
 mod scratch;
 
-pub use device::{Cpu, Layout, Matrix, Product};
+pub use device::{Cpu, Matrix, Product};
 pub use level::Level;
 pub use pool::{MatrixMut, Pool};

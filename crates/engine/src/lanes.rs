@@ -96,6 +96,11 @@ pub struct Lanes<'a, D: Device> {
     n_sampled: usize,
 }
 
+/// A lane's own tokens behind a first one, for [`Lanes::decode`].
+pub fn greedily(first: impl Fn(usize) -> u32) -> impl Fn(usize, &[u32]) -> u32 {
+    move |lane, written| written.last().copied().unwrap_or_else(|| first(lane))
+}
+
 impl<'a, D: Device> Lanes<'a, D> {
     /// Lanes at depth 0; all memory that they will ever use is allocated here.
     ///
@@ -191,8 +196,8 @@ impl<'a, D: Device> Lanes<'a, D> {
         Ok(())
     }
 
-    /// Each of the `lanes` continues its context greedily by `n` tokens, the first of which is given by `first`; returns
-    /// what each wrote after that, `[n]` tokens per lane. `after_step` is called after each step.
+    /// Each of the `lanes` continues its context by `n` tokens: `next(lane, written)` says what it reads after what it
+    /// wrote so far; see [`greedily`]. Returns what each wrote, `[n]` tokens per lane. `after_step` is called after each step.
     ///
     /// # Errors
     /// The device failed
@@ -202,7 +207,7 @@ impl<'a, D: Device> Lanes<'a, D> {
         &mut self,
         lanes: Range<usize>,
         n: usize,
-        first: impl Fn(usize) -> u32,
+        next: impl Fn(usize, &[u32]) -> u32,
         mut after_step: impl FnMut(&Self) -> Result<(), DeviceError>,
     ) -> Result<Vec<Vec<u32>>, DeviceError> {
         let vocab = self.model.config.vocab_size;
@@ -210,8 +215,7 @@ impl<'a, D: Device> Lanes<'a, D> {
         for i in 0..n {
             self.batch.clear();
             for (lane, written) in lanes.clone().zip(&written) {
-                let token = written.last().copied().unwrap_or_else(|| first(lane));
-                self.batch.push_span(&[token], self.depth + i, &self.tables[lane], BLOCK_LEN);
+                self.batch.push_span(&[next(lane, written)], self.depth + i, &self.tables[lane], BLOCK_LEN);
             }
             self.batch.sample_rows.extend(0..lanes.len() as u32);
             self.step()?;

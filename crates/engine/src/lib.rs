@@ -25,7 +25,7 @@ mod thinking;
 
 pub use engine::Engine;
 pub use handle::{EngineThread, Handle};
-pub use lanes::{Lanes, LanesOptions};
+pub use lanes::{Lanes, LanesOptions, greedily};
 pub use limits::{BLOCK_LEN, CHUNK, DRAFT_MAX, EngineMemory, Limits};
 pub use mask::{MaskError, MaskTimes, TokenMask};
 pub use repetition::{Loop, LoopDetector};

@@ -1,7 +1,7 @@
 //! Lanes against sessions, on oracle models and the scalar reference.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use engine::{Lanes, LanesOptions, Session, SessionOptions, argmax};
+use engine::{Lanes, LanesOptions, Session, SessionOptions, argmax, greedily};
 use model::{Form, Model};
 use ops::{Reference, RowFormat};
 use testkit::oracle::{fixtures, oracles};
@@ -46,9 +46,9 @@ fn lane_0_is_a_session_where_its_context_was_computed() {
         // Whole blocks, and a remainder that is copied before new rows follow in its block.
         for depth in [0, 64, 100, 256, 5] {
             lanes.set_depth(depth);
-            let found = lanes.decode(0..3, 5, |lane| lane as u32 + 9, |_| Ok(())).unwrap();
+            let found = lanes.decode(0..3, 5, greedily(|lane| lane as u32 + 9), |_| Ok(())).unwrap();
             assert_eq!(found[0], greedy(model, &context[..depth], 9, 5), "depth {depth}");
-            let alone = lanes.decode(2..3, 5, |lane| lane as u32 + 9, |_| Ok(())).unwrap();
+            let alone = lanes.decode(2..3, 5, greedily(|lane| lane as u32 + 9), |_| Ok(())).unwrap();
             assert_eq!(found[2], alone[0], "depth {depth}");
         }
     }
@@ -61,7 +61,7 @@ fn measuring_at_one_depth_leaves_the_others_as_they_were() {
         lanes.fill_contexts(&tokens(50)).unwrap();
         let mut logits_at = |depth: usize| {
             lanes.set_depth(depth);
-            lanes.decode(0..3, 1, |_| 7, |_| Ok(())).unwrap();
+            lanes.decode(0..3, 1, greedily(|_| 7), |_| Ok(())).unwrap();
             let decoded = lanes.logits().to_vec();
             lanes.prefill(&tokens(40), |_| Ok(())).unwrap();
             (decoded, lanes.logits().to_vec())
@@ -84,8 +84,8 @@ fn experts_are_counted_once_for_all_rows() {
         seen.push(lanes.experts_used()?);
         Ok(())
     };
-    lanes.decode(0..1, 2, |_| 3, |lanes| count(lanes, &mut seen)).unwrap();
-    lanes.decode(0..3, 1, |lane| lane as u32, |lanes| count(lanes, &mut seen)).unwrap();
+    lanes.decode(0..1, 2, greedily(|_| 3), |lanes| count(lanes, &mut seen)).unwrap();
+    lanes.decode(0..3, 1, greedily(|lane| lane as u32), |lanes| count(lanes, &mut seen)).unwrap();
     lanes.prefill(&tokens(40), |lanes| count(lanes, &mut seen)).unwrap();
     let k = moe.router.top_k;
     assert_eq!(seen[..2], [(1, vec![0, k, k]), (1, vec![0, k, k])], "the first layer is dense");

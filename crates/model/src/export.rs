@@ -72,6 +72,31 @@ pub fn to_safetensors<'a>(
     format: ExportFormat,
     values: impl Fn(&PlannedTensor) -> &'a [f32],
 ) -> Result<(), checkpoint::Error> {
+    let entries = entries(config, format, values);
+    let items: Vec<Item<'_>> = entries.iter().map(Entry::item).collect();
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    write::safetensors(folder.join("model.safetensors"), &metadata, &items)?;
+    let mut json = config_json.clone();
+    json["torch_dtype"] = format.name().into();
+    let text = format!("{json:#}\n");
+    write::atomically(&folder.join("config.json").into(), |out| std::io::Write::write_all(out, text.as_bytes()))
+}
+
+/// The bytes of `model.safetensors` in 32 bits, for weights that are handed on within the program.
+///
+/// # Errors
+/// A tensor's values do not fill its shape
+pub fn to_bytes<'a>(
+    config: &Config,
+    values: impl Fn(&PlannedTensor) -> &'a [f32],
+) -> Result<Vec<u8>, checkpoint::Error> {
+    let entries = entries(config, ExportFormat::F32, values);
+    let items: Vec<Item<'_>> = entries.iter().map(Entry::item).collect();
+    write::safetensors_bytes("weights in memory", &items)
+}
+
+/// The tensors of a published safetensors file: experts one by one.
+fn entries<'a>(config: &Config, format: ExportFormat, values: impl Fn(&PlannedTensor) -> &'a [f32]) -> Vec<Entry<'a>> {
     let mut entries = Vec::new();
     for tensor in plan(config) {
         let all = values(&tensor);
@@ -89,11 +114,5 @@ pub fn to_safetensors<'a>(
             entries.push(Entry { name, format, shape: tensor.shape[1..].to_vec(), values: values.into() });
         }
     }
-    let items: Vec<Item<'_>> = entries.iter().map(Entry::item).collect();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    write::safetensors(folder.join("model.safetensors"), &metadata, &items)?;
-    let mut json = config_json.clone();
-    json["torch_dtype"] = format.name().into();
-    let text = format!("{json:#}\n");
-    write::atomically(&folder.join("config.json").into(), |out| std::io::Write::write_all(out, text.as_bytes()))
+    entries
 }

@@ -26,15 +26,38 @@ pub fn safetensors(
     items: &[Item<'_>],
 ) -> Result<(), Error> {
     let file: Arc<Path> = path.as_ref().into();
-    check_names(&file, items)?;
+    let (header, order) = plan(&file, metadata, items)?;
+    atomic::write(&file, |out| fill(out, &header, &order))
+}
+
+/// The same in memory, for a model that is handed on within the program; `name` is its name in errors.
+///
+/// # Errors
+/// As [`safetensors`], but for files
+pub fn safetensors_bytes(name: impl AsRef<Path>, items: &[Item<'_>]) -> Result<Vec<u8>, Error> {
+    let file: Arc<Path> = name.as_ref().into();
+    let (header, order) = plan(&file, &BTreeMap::new(), items)?;
+    let mut bytes = Vec::new();
+    fill(&mut bytes, &header, &order).map_err(|e| Error::io(&file, "write the model", e))?;
+    Ok(bytes)
+}
+
+/// The header, and the items in the order of their bytes.
+fn plan<'i, 'd>(
+    file: &Arc<Path>,
+    metadata: &BTreeMap<String, String>,
+    items: &'i [Item<'d>],
+) -> Result<(Vec<u8>, Vec<&'i Item<'d>>), Error> {
+    check_names(file, items)?;
     let mut order: Vec<&Item<'_>> = items.iter().collect();
     order.sort_by_key(|item| std::cmp::Reverse(item.dtype.block().map_or(0, |(_, bytes)| bytes)));
-    let header = header(&file, metadata, &order)?;
-    atomic::write(&file, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        order.iter().try_for_each(|item| item.write(out))
-    })
+    Ok((header(file, metadata, &order)?, order))
+}
+
+fn fill(out: &mut impl Write, header: &[u8], order: &[&Item<'_>]) -> std::io::Result<()> {
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header)?;
+    order.iter().try_for_each(|item| item.write(out))
 }
 
 fn header(file: &Arc<Path>, metadata: &BTreeMap<String, String>, items: &[&Item<'_>]) -> Result<Vec<u8>, Error> {

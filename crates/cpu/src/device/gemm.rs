@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use ops::WeightMatrix;
+use ops::{GemmLayout, WeightMatrix};
 
 use super::Cpu;
 use super::products::Part;
-use crate::kernel::gemm::{Finish, Gemm, Operand, Order, Placed, TILE, Target, scratch_len};
+use crate::kernel::gemm::{Finish, Gemm, Operand, Order, Placed, TILE, Target, scratch_len, steps_at_once};
 use crate::kernel::matmul::{Inputs, Outputs};
 use crate::pool::{Block, HasMatrix, MatrixMut};
 
@@ -17,21 +17,10 @@ use crate::pool::{Block, HasMatrix, MatrixMut};
 const BLOCK_MIN: usize = 1 << 19;
 
 /// Blocks per thread, so that one that is held up leaves work to the others.
-const BLOCKS_PER_THREAD: usize = 3;
+const BLOCKS_PER_THREAD: usize = 2;
 
 /// Values of A that a block packs at most.
 const A_VALUES: usize = 1 << 19;
-
-/// Which of the factors lie transposed in memory; row-major, in the field's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// C = A·Bᵀ with A `[m, k]` and B `[n, k]`: y = x·Wᵀ. Each element has the bits of `Device::matmul`.
-    NT,
-    /// C = A·B with A `[m, k]` and B `[k, n]`: dx = dy·W.
-    NN,
-    /// C = Aᵀ·B with A `[k, m]` and B `[k, n]`: dW = dyᵀ·x.
-    TN,
-}
 
 /// A factor: row i begins at `values[i·stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +34,7 @@ pub struct Matrix<'a> {
 /// C (+)= op(A)·op(B).
 pub struct Product<'a> {
     /// How A and B lie.
-    pub layout: Layout,
+    pub layout: GemmLayout,
     /// Rows of C.
     pub m: usize,
     /// Columns of C.
@@ -71,8 +60,8 @@ impl<'a> HasMatrix<'a> for Product<'a> {
 impl<'a> Product<'a> {
     fn order(&self) -> Order {
         match self.layout {
-            Layout::NT => Order::Lanes,
-            Layout::NN | Layout::TN => Order::Chain,
+            GemmLayout::Nt => Order::Lanes,
+            GemmLayout::Nn | GemmLayout::Tn => Order::Chain,
         }
     }
 
@@ -90,9 +79,9 @@ impl<'a> Product<'a> {
             Operand::Across { values: m.values, stride: m.stride }
         };
         match self.layout {
-            Layout::NT => [along(self.a, self.m), along(self.b, self.n)],
-            Layout::NN => [along(self.a, self.m), across(self.b, self.n)],
-            Layout::TN => [across(self.a, self.m), across(self.b, self.n)],
+            GemmLayout::Nt => [along(self.a, self.m), along(self.b, self.n)],
+            GemmLayout::Nn => [along(self.a, self.m), across(self.b, self.n)],
+            GemmLayout::Tn => [across(self.a, self.m), across(self.b, self.n)],
         }
     }
 }
@@ -118,9 +107,9 @@ impl Target for Block<'_> {
 
 /// Rows and columns of a block of C `[m, n]` with sums of `k` products: of at most `most` multiply-adds, unless that is
 /// one tile.
-fn block_shape(m: usize, n: usize, k: usize, most: usize) -> [usize; 2] {
+fn block_shape(order: Order, [m, n, k]: [usize; 3], most: usize) -> [usize; 2] {
     let tiles = |len: usize, axis: usize| len.max(1).next_multiple_of(TILE[axis]);
-    let most_rows = (A_VALUES / k.max(1) / TILE[0] * TILE[0]).max(4 * TILE[0]);
+    let most_rows = (A_VALUES / steps_at_once(order, k).max(1) / TILE[0] * TILE[0]).max(4 * TILE[0]);
     let mut block = [tiles(m, 0).min(most_rows), tiles(n, 1)];
     while block[0] * block[1] * k > most {
         // The longer side in halves, as long as it has more than a tile.
@@ -146,11 +135,11 @@ impl Cpu {
     ///
     /// # Panics
     /// If a matrix exceeds its values, or rows of C overlap
-    pub fn gemm(&self, products: &mut [Product<'_>]) {
+    pub fn gemm_grouped(&self, products: &mut [Product<'_>]) {
         let work: usize = products.iter().map(|p| p.m * p.n * p.k).sum();
         let most = self.most_of_a_block(work);
         for p in products.iter_mut() {
-            let [rows, cols] = block_shape(p.m, p.n, p.k, most);
+            let [rows, cols] = block_shape(p.order(), [p.m, p.n, p.k], most);
             p.c.cut([p.m, p.n], [rows, cols]);
             self.scratch.reserve(scratch_len(p.order(), p.k, rows, cols));
         }
@@ -167,7 +156,7 @@ impl Cpu {
     /// y = x·Wᵀ (+ bias), split over the threads: the bits of dot products, from panels.
     pub(super) fn gemm_weights(&self, x: Inputs<'_>, w: &WeightMatrix, bias: Option<&[f32]>, out: Outputs<'_>) {
         let most = self.most_of_a_block(x.n * w.rows * w.cols);
-        let [n_rows, n_cols] = block_shape(x.n, w.rows, w.cols, most);
+        let [n_rows, n_cols] = block_shape(Order::Lanes, [x.n, w.rows, w.cols], most);
         self.scratch.reserve(scratch_len(Order::Lanes, w.cols, n_rows, n_cols));
         let n_across = w.rows.div_ceil(n_cols);
         self.pool.split(x.n.div_ceil(n_rows) * n_across, &|worker, blocks| {
@@ -182,7 +171,7 @@ impl Cpu {
     /// Some rows of a matrix with all inputs, on the calling thread.
     pub(super) fn gemm_part(&self, worker: usize, part: Part<'_>, x: Inputs<'_>) {
         let Part { w, w_rows, first, bias, out } = part;
-        let [n_rows, _] = block_shape(x.n, w_rows.len(), w.cols, usize::MAX);
+        let [n_rows, _] = block_shape(Order::Lanes, [x.n, w_rows.len(), w.cols], usize::MAX);
         for row in (0..x.n).step_by(n_rows) {
             let rows = row..x.n.min(row + n_rows);
             self.gemm_block(worker, x, w, bias, rows, w_rows.clone(), Placed { out, first });
@@ -234,7 +223,7 @@ mod tests {
     /// A product's shape, and buffers for it with gaps between rows.
     #[derive(Clone)]
     struct Case {
-        layout: Layout,
+        layout: GemmLayout,
         shape: [usize; 3],
         strides: [usize; 3],
         a: Vec<f32>,
@@ -243,12 +232,12 @@ mod tests {
     }
 
     impl Case {
-        fn new(layout: Layout, shape: [usize; 3], gap: usize) -> Self {
+        fn new(layout: GemmLayout, shape: [usize; 3], gap: usize) -> Self {
             let [m, n, k] = shape;
             let (a, b) = match layout {
-                Layout::NT => ([m, k], [n, k]),
-                Layout::NN => ([m, k], [k, n]),
-                Layout::TN => ([k, m], [k, n]),
+                GemmLayout::Nt => ([m, k], [n, k]),
+                GemmLayout::Nn => ([m, k], [k, n]),
+                GemmLayout::Tn => ([k, m], [k, n]),
             };
             let strides = [a[1] + gap, b[1] + gap, n + gap];
             let len = |rows: usize, stride: usize| (rows * stride).saturating_sub(gap);
@@ -271,7 +260,7 @@ mod tests {
 
         fn run(&self, cpu: &Cpu, accumulate: bool) -> Vec<f32> {
             let mut case = self.clone();
-            cpu.gemm(&mut [case.product(accumulate)]);
+            cpu.gemm_grouped(&mut [case.product(accumulate)]);
             case.c
         }
 
@@ -281,9 +270,9 @@ mod tests {
             let old = if accumulate { f64::from(self.c[i * c + j]) } else { 0.0 };
             (0..self.shape[2]).fold((old, old.abs()), |(sum, abs), l| {
                 let (x, y) = match self.layout {
-                    Layout::NT => (self.a[i * a + l], self.b[j * b + l]),
-                    Layout::NN => (self.a[i * a + l], self.b[l * b + j]),
-                    Layout::TN => (self.a[l * a + i], self.b[l * b + j]),
+                    GemmLayout::Nt => (self.a[i * a + l], self.b[j * b + l]),
+                    GemmLayout::Nn => (self.a[i * a + l], self.b[l * b + j]),
+                    GemmLayout::Tn => (self.a[l * a + i], self.b[l * b + j]),
                 };
                 let product = f64::from(x) * f64::from(y);
                 (sum + product, abs + product.abs())
@@ -307,7 +296,7 @@ mod tests {
         }
     }
 
-    const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
+    const LAYOUTS: [GemmLayout; 3] = [GemmLayout::Nt, GemmLayout::Nn, GemmLayout::Tn];
 
     #[test]
     fn every_layout_and_level_is_near_the_exact_product() {
@@ -350,7 +339,7 @@ mod tests {
                 for level in Level::available() {
                     assert_eq!(all, case.run(&Cpu::with(level, 1), accumulate), "{}", level.name());
                 }
-                if layout != Layout::TN {
+                if layout != GemmLayout::Tn {
                     // The leading rows of A alone.
                     let few = Case { shape: [5, 150, 70], c: case.c[..5 * 150].to_vec(), ..case.clone() };
                     assert_eq!(few.run(&Cpu::with(Level::detect(), 1), accumulate), all[..5 * 150]);
@@ -365,7 +354,7 @@ mod tests {
         let mut cases: Vec<_> = LAYOUTS.iter().flat_map(|l| shapes.map(|shape| Case::new(*l, shape, 2))).collect();
         let alone: Vec<_> = cases.iter().map(|case| case.run(&Cpu::with(Level::detect(), 1), true)).collect();
         let mut products: Vec<_> = cases.iter_mut().map(|case| case.product(true)).collect();
-        Cpu::with(Level::detect(), 3).gemm(&mut products);
+        Cpu::with(Level::detect(), 3).gemm_grouped(&mut products);
         for (case, alone) in cases.iter().zip(alone) {
             assert_eq!(case.c, alone);
         }
@@ -374,7 +363,7 @@ mod tests {
     #[test]
     fn infinities_and_nans_spread_along_rows_and_columns_alone() {
         let cpu = Cpu::with(Level::detect(), 1);
-        let mut case = Case::new(Layout::NT, [30, 40, 21], 0);
+        let mut case = Case::new(GemmLayout::Nt, [30, 40, 21], 0);
         case.a[7 * 21 + 20] = f32::NAN;
         case.b[9 * 21] = f32::INFINITY;
         let found = case.run(&cpu, false);
@@ -397,7 +386,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a factor of 4 rows of 5 in 19 values")]
     fn a_factor_that_is_too_short_is_refused() {
-        let mut case = Case::new(Layout::NT, [4, 3, 5], 0);
+        let mut case = Case::new(GemmLayout::Nt, [4, 3, 5], 0);
         case.a.pop();
         case.run(&Cpu::with(Level::Scalar, 1), false);
     }
@@ -405,7 +394,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "overlap")]
     fn rows_of_the_result_may_not_overlap() {
-        let mut case = Case::new(Layout::NT, [4, 3, 5], 0);
+        let mut case = Case::new(GemmLayout::Nt, [4, 3, 5], 0);
         case.strides[2] = 2;
         case.run(&Cpu::with(Level::Scalar, 1), false);
     }

@@ -7,15 +7,15 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use ops::route::gradient;
-use ops::{Attended, Gemm, HeadLayout, NormRows, PackedAttention, RopeTable, RouterSpec, TrainDevice};
+use ops::{Attended, Gemm, GemmLayout, HeadLayout, NormRows, PackedAttention, RopeTable, RouterSpec, TrainDevice};
 
+use super::gemm::{Matrix, Product};
 use super::{Cpu, SPLIT_MIN, SPLIT_SCORES_MIN, Turn, attention, rotate};
 use crate::kernel::train::entropy::CrossEntropy;
 use crate::kernel::train::norm::{Norm, NormBackward};
-use crate::kernel::train::products::Product;
 use crate::kernel::train::rows::{Combine, Scatter, SumColumns, Weigh};
 use crate::kernel::train::swiglu::{SwigluBackward, SwigluTo};
-use crate::pool::shared;
+use crate::pool::{MatrixMut, shared};
 
 /// Rows whose part of a norm's d_w is summed before the parts are joined.
 const PART_ROWS: usize = 32;
@@ -61,18 +61,47 @@ fn reach(n: usize, dim: usize, stride: usize) -> usize {
     if n == 0 { 0 } else { (n - 1) * stride + dim }
 }
 
-/// One product without packing: the packed kernel's place.
-fn product(cpu: &Cpu, g: &Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
-    if g.n > 0 {
-        let c = &mut c[..reach(g.m, g.n, g.c_stride)];
-        let body = |first: usize, c: &mut [f32]| cpu.level.run(Product { g, first, a, b, c });
-        cpu.each_row(c, g.c_stride, g.m * g.n * g.k.max(1), &body);
-    }
+/// One product as [`Cpu::gemm_grouped`] takes it.
+fn product<'a>(g: &Gemm, a: &'a [f32], b: &'a [f32], c: &'a mut [f32]) -> Product<'a> {
+    let Gemm { layout, m, n, k, accumulate, .. } = *g;
+    let (a, b) = (Matrix { values: a, stride: g.a_stride }, Matrix { values: b, stride: g.b_stride });
+    Product { layout, m, n, k, a, b, c: MatrixMut::new(c, g.c_stride), accumulate }
 }
 
 impl TrainDevice for Cpu {
     fn gemm(&self, g: &Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
-        product(self, g, a, b, c);
+        self.gemm_grouped(&mut [product(g, a, b, c)]);
+    }
+
+    fn gemm_groups(&self, g: &Gemm, offsets: &[usize], a: &[f32], mut b: &[f32], mut c: &mut [f32]) {
+        let mut products = Vec::with_capacity(offsets.len().saturating_sub(1));
+        if let (Some(first), GemmLayout::Nt | GemmLayout::Nn) = (offsets.first(), g.layout) {
+            c = &mut c[first * g.c_stride..];
+        }
+        for group in offsets.windows(2) {
+            let (first, n_rows) = (group[0], group[1] - group[0]);
+            let a = &a[first * g.a_stride..];
+            let (g, matrix_len) = match g.layout {
+                GemmLayout::Nt => (Gemm { m: n_rows, ..*g }, g.n * g.b_stride),
+                GemmLayout::Nn => (Gemm { m: n_rows, ..*g }, g.k * g.b_stride),
+                GemmLayout::Tn => (Gemm { k: n_rows, ..*g }, g.m * g.c_stride),
+            };
+            // Each group takes its share of what it writes, so that no two can overlap.
+            let own = if g.layout == GemmLayout::Tn { matrix_len } else { n_rows * g.c_stride };
+            let (own, rest) = {
+                let c = std::mem::take(&mut c);
+                let len = own.min(c.len());
+                c.split_at_mut(len)
+            };
+            c = rest;
+            if g.layout == GemmLayout::Tn {
+                products.push(product(&g, a, &b[first * g.b_stride..], own));
+            } else {
+                products.push(product(&g, a, b, own));
+                b = &b[matrix_len..];
+            }
+        }
+        self.gemm_grouped(&mut products);
     }
 
     fn repeat_row(&self, row: &[f32], n_rows: usize, out: &mut [f32]) {

@@ -29,7 +29,7 @@ pub(crate) enum Order {
 }
 
 /// Steps of k that are packed at a time in the order of a chain; the sums wait in C meanwhile.
-const CHAIN_STEPS: usize = 2048;
+const CHAIN_STEPS: usize = 1024;
 
 /// Steps between the passes over a panel. A transposition writes a step of each pass; without a gap they would often lie
 /// at distances of which the nearest cache can hold only a few.
@@ -115,7 +115,7 @@ pub(crate) struct Gemm<'a, C> {
 }
 
 /// Steps that are packed at a time.
-fn steps_at_once(order: Order, k: usize) -> usize {
+pub(crate) fn steps_at_once(order: Order, k: usize) -> usize {
     let n_steps = k.next_multiple_of(LANES);
     match order {
         Order::Lanes => n_steps,
@@ -435,17 +435,18 @@ impl Steps {
         }
     }
 
-    /// Packs lines whose values for one step lie side by side: sixteen steps of all panels, then the next, so that memory
-    /// is read and written in pieces that are neither far apart nor many.
+    /// Packs lines whose values for one step lie side by side.
     #[inline(always)]
     fn pack_across(&self, values: &[f32], stride: usize, lines: Range<usize>, width: usize, panels: &mut [f32]) {
         let panel_len = (self.panel_len() * width).max(1);
         let places: [(usize, usize); LANES] = make(|j| self.place(j));
         for c in 0..self.n_padded() / LANES {
-            for (first, panel) in lines.clone().step_by(width).zip(panels.chunks_mut(panel_len)) {
-                let n = width.min(lines.end - first);
-                for (k, (place, distance)) in (self.from + c * LANES..).zip(places) {
-                    let step = &mut panel[(place + c * distance) * width..][..width];
+            for (k, (place, distance)) in (self.from + c * LANES..).zip(places) {
+                // A whole line of memory after the other: the processor sees them coming.
+                let at = (place + c * distance) * width;
+                for (first, panel) in lines.clone().step_by(width).zip(panels.chunks_mut(panel_len)) {
+                    let n = width.min(lines.end - first);
+                    let step = &mut panel[at..][..width];
                     if k >= self.to {
                         step.fill(0.0);
                     } else if n == width {

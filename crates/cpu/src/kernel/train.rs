@@ -4,7 +4,6 @@
 
 pub(crate) mod entropy;
 pub(crate) mod norm;
-pub(crate) mod products;
 pub(crate) mod rows;
 pub(crate) mod swiglu;
 

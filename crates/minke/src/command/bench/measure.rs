@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use cpu::Cpu;
-use engine::{Lanes, LanesOptions, argmax};
+use engine::{Lanes, LanesOptions, argmax, greedily};
 use model::Config;
 use model::counts::step_flops;
 use model::traffic::WeightBytes;
@@ -163,7 +163,7 @@ impl<'a> Bench<'a> {
             }
             Kind::Decode => {
                 let first = |lane| self.prompt[lane % self.prompt.len()];
-                self.lanes.decode(0..cell.batch, cell.n_tokens, first, after_step)?
+                self.lanes.decode(0..cell.batch, cell.n_tokens, greedily(first), after_step)?
             }
         };
         Ok((clock.spent(), answer))
@@ -180,7 +180,7 @@ impl<'a> Bench<'a> {
                 self.alone.insert((cell.depth, lane), alone);
             } else if !self.alone.contains_key(&(cell.depth, lane)) {
                 let first = |lane| self.prompt[lane % self.prompt.len()];
-                let mut written = self.lanes.decode(lane..lane + 1, cell.n_tokens, first, |_| Ok(()))?;
+                let mut written = self.lanes.decode(lane..lane + 1, cell.n_tokens, greedily(first), |_| Ok(()))?;
                 let alone = Alone { tokens: written.remove(0), logits: self.lanes.logits().to_vec() };
                 self.alone.insert((cell.depth, lane), alone);
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use cpu::Cpu;
-use engine::Lanes;
+use engine::{Lanes, greedily};
 use ops::timed::{Spent, Timed};
 use serde_json::{Value, json};
 
@@ -35,7 +35,9 @@ pub(super) fn profiles(args: &Args, cpu: &Cpu, source: &Source) -> Result<Vec<Pr
             match cell.kind {
                 Kind::Prefill => lanes.prefill(&prompt[..cell.n_tokens], |_| Ok(()))?,
                 Kind::Decode => {
-                    lanes.decode(0..cell.batch, cell.n_tokens, |lane| prompt[lane % prompt.len()], |_| Ok(()))?;
+                    lanes.decode(0..cell.batch, cell.n_tokens, greedily(|lane| prompt[lane % prompt.len()]), |_| {
+                        Ok(())
+                    })?;
                 }
             }
         }
