@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::arithmetic::{TINY, attention_weight, weighted_mean};
 use super::report::Bound;
-use super::scene::Scene;
+use super::scene::{Lone, Scene};
 
 /// Positions of a context of 20 that a score of −∞ takes out: whole tiles at its start, at its end and inside, and all
 /// of them, which leaves nothing to divide by.
@@ -80,16 +80,16 @@ pub(super) fn integer_bounds(
     (0..dim).map(bound).collect()
 }
 
-/// Where the outputs of span `span` lie in a step's output, and in that of the span alone.
-pub(super) fn output_of(scene: &Scene, span: usize, width: usize) -> Vec<(Range<usize>, usize)> {
-    let span = &scene.spans[span];
-    vec![(span.q_start * width..(span.q_start + span.n_new) * width, 0)]
+/// Where the outputs of `lone` lie in a step's output, and in that of these rows alone.
+pub(super) fn output_of(scene: &Scene, lone: &Lone, width: usize) -> Vec<(Range<usize>, usize)> {
+    let start = scene.spans[lone.span].q_start;
+    vec![((start + lone.rows.start) * width..(start + lone.rows.end) * width, 0)]
 }
 
-/// The rows of span `span` of a step's queries.
-pub(super) fn queries_of(scene: &Scene, span: usize, width: usize, queries: &[f32]) -> Vec<f32> {
-    let span = &scene.spans[span];
-    queries[span.q_start * width..(span.q_start + span.n_new) * width].to_vec()
+/// The rows of `lone` among a step's queries.
+pub(super) fn queries_of(scene: &Scene, lone: &Lone, width: usize, queries: &[f32]) -> Vec<f32> {
+    let start = scene.spans[lone.span].q_start;
+    queries[(start + lone.rows.start) * width..(start + lone.rows.end) * width].to_vec()
 }
 
 /// Σ aᵢbᵢ and Σ|aᵢbᵢ|, times `scale`.

@@ -3,6 +3,8 @@
 //! Owns shuffled blocks, spans with gaps between them, and rows that nobody may read: those hold NaN, and another layer
 //! holds other numbers. Must not attend.
 
+use std::ops::Range;
+
 use ops::{CacheSpec, Device, DeviceError, RowFormat, RowLayout, SeqSpan};
 
 use super::buffers::{CANARY, input};
@@ -152,11 +154,39 @@ impl Scene {
         (0..self.n_rows * width).map(|i| if covered(i / width) { rng.unit() * size } else { f32::NAN }).collect()
     }
 
-    /// The scene of one span alone, whose rows come first.
-    pub(super) fn alone(&self, span: usize) -> Self {
-        let alone = SeqSpan { q_start: 0, ..self.spans[span].clone() };
+    /// Each span whole.
+    pub(super) fn whole_spans(&self) -> Vec<Lone> {
+        self.spans.iter().enumerate().map(|(span, s)| Lone { span, rows: 0..s.n_new }).collect()
+    }
+
+    /// Each span whole, and rows of it as they are decoded: a draft's row has the bits that a step of its own would give.
+    pub(super) fn spans_and_rows(&self) -> Vec<Lone> {
+        let rows = |(span, s): (usize, &SeqSpan)| {
+            [0, s.n_new / 2].into_iter().take(s.n_new.min(2)).map(move |i| Lone { span, rows: i..i + 1 })
+        };
+        let mut all = self.whole_spans();
+        all.extend(self.spans.iter().enumerate().flat_map(rows));
+        all
+    }
+
+    /// The scene of some rows of a span alone, which come first.
+    pub(super) fn alone(&self, Lone { span, rows }: &Lone) -> Self {
+        let span = &self.spans[*span];
+        let alone = SeqSpan {
+            q_start: 0,
+            n_new: rows.len(),
+            n_cached: span.n_cached + rows.start,
+            blocks: span.blocks.clone(),
+        };
         Self { n_rows: alone.n_new, spans: vec![alone], ..self.clone() }
     }
+}
+
+/// Some rows of a span, to be computed without the others.
+#[derive(Clone, Debug)]
+pub(super) struct Lone {
+    pub(super) span: usize,
+    pub(super) rows: Range<usize>,
 }
 
 /// What a cache keeps of a row. BF16 rounds to nearest even, and a NaN stays one; 8 bits round to whole multiples of a

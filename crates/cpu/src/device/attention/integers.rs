@@ -101,7 +101,7 @@ pub(super) fn gather<S: Simd>(
     walk(simd, ranges, looks.rows.n_visible(), &mut tiles, room, n_seen);
 }
 
-/// Where [`round_weights`] puts ŵ, `[n, TILE]`, and each query's d_w times the largest scale of the tile.
+/// Where [`round_weights`] puts ŵ, `[n, TILE]`, and each query's d_w times the power that scales are shares of.
 pub(super) struct Rounded<'a> {
     pub(super) weights: &'a mut [[i16; 2 * LANES]],
     pub(super) scales: &'a mut [f32],
@@ -109,14 +109,18 @@ pub(super) struct Rounded<'a> {
     pub(super) steps: f32,
 }
 
-/// Replaces scales by their shares of the largest, which is returned. A scale that is NaN has no share: it has made the
-/// sum of every query that sees it NaN, and must not touch the others.
+/// Replaces scales by their shares of a power of two, which is returned: the largest one's, so that what is computed from
+/// shares does not overflow. Since powers of two change no bit of a product, a query's result does not depend on rows of
+/// the tile that only others see. A scale that is NaN has no share: it has made the sum of
+/// every query that sees it NaN, and must not touch the others.
 fn share_scales(scales: &mut [f32]) -> f32 {
-    let largest = scales.iter().copied().filter(|d| d.is_finite()).fold(0.0, f32::max);
+    let largest = scales.iter().copied().filter(|d| d.is_finite()).fold(f32::MIN_POSITIVE, f32::max);
+    // The exponent alone: the largest scale's share is from 1 to 2.
+    let power = f32::from_bits(largest.to_bits() & 0x7f80_0000);
     for d in scales {
-        *d = if *d > 0.0 { *d / largest } else { 0.0 };
+        *d = if *d > 0.0 { *d / power } else { 0.0 };
     }
-    largest
+    power
 }
 
 /// Rounds every query's weights together with the scales of their values; both are lost.
@@ -127,7 +131,7 @@ pub(super) fn round_weights<S: Simd>(
     scales: &mut [[f32; LANES]],
     rounded: Rounded<'_>,
 ) {
-    let largest_scale = share_scales(scales.as_flattened_mut());
+    let power = share_scales(scales.as_flattened_mut());
     let each = weights.iter_mut().zip(rounded.weights.as_chunks_mut::<WEIGHT_BLOCKS>().0).zip(rounded.scales);
     for ((weights, to), scale) in each {
         let mut largest = simd.splat(0.0);
@@ -148,7 +152,7 @@ pub(super) fn round_weights<S: Simd>(
             let high = simd.round(simd.mul(simd.load(high), inverse));
             simd.store_i16(low, high, to);
         }
-        *scale = largest / rounded.steps * largest_scale;
+        *scale = largest / rounded.steps * power;
     }
 }
 
@@ -169,11 +173,11 @@ struct Integers<'a> {
     keys: &'a mut [[i16; 2 * LANES]],
     /// `[rope_steps]` of the same.
     rope_keys: &'a mut [[f32; LANES]],
-    /// d of the tile's rows, then their shares of the largest.
+    /// d of the tile's rows, then their shares of a power of two.
     scales: &'a mut [[f32; LANES]],
     /// `[n, TILE]`
     weights: &'a mut [[i16; 2 * LANES]],
-    /// d_w, times the largest d of the tile.
+    /// d_w, times that power.
     weight_scales: &'a mut [f32],
     /// `[VALUE_BLOCK, TILE / 2]` pairs of positions.
     values: &'a mut [[i16; 2 * LANES]],

@@ -10,7 +10,7 @@ use super::super::case::{Case, Part, Suite};
 use super::super::heads::Heads;
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
-use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
+use super::super::scene::{BLOCK_LENS, Lone, Plan, SPANS, Scene};
 use super::super::weights::with_nan;
 use super::{Score, Steps, integer_bounds, output_of, queries_of};
 
@@ -188,14 +188,14 @@ impl Case for Expanded {
 
     fn parts(&self) -> Vec<Part<Self>> {
         let Dims { r, n, v, h, .. } = self.dims;
-        let alone = |span: usize| {
-            let q = queries_of(&self.scene, span, h * (n + r), &self.q);
+        let alone = |lone: &Lone| {
+            let q = queries_of(&self.scene, lone, h * (n + r), &self.q);
             Part {
-                case: Self { scene: self.scene.alone(span), q, ..self.clone() },
-                values: output_of(&self.scene, span, h * v),
+                case: Self { scene: self.scene.alone(lone), q, ..self.clone() },
+                values: output_of(&self.scene, lone, h * v),
             }
         };
-        (0..self.scene.spans.len()).map(alone).collect()
+        self.scene.whole_spans().iter().map(alone).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::buffers::{input, output, read, with_margin_bounds};
 use super::super::case::{Case, Part, Suite};
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
-use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
+use super::super::scene::{BLOCK_LENS, Lone, Plan, SPANS, Scene};
 use super::{OUT_OF_SIGHT, head_bounds, output_of, queries_of, score};
 
 #[derive(Clone, Copy, Debug)]
@@ -93,14 +93,14 @@ impl Case for KeyValue {
 
     fn parts(&self) -> Vec<Part<Self>> {
         let width = self.dims.width();
-        let alone = |span: usize| {
-            let q = queries_of(&self.scene, span, width, &self.q);
+        let alone = |lone: &Lone| {
+            let q = queries_of(&self.scene, lone, width, &self.q);
             Part {
-                case: Self { scene: self.scene.alone(span), q, ..self.clone() },
-                values: output_of(&self.scene, span, width),
+                case: Self { scene: self.scene.alone(lone), q, ..self.clone() },
+                values: output_of(&self.scene, lone, width),
             }
         };
-        (0..self.scene.spans.len()).map(alone).collect()
+        self.scene.spans_and_rows().iter().map(alone).collect()
     }
 }
 

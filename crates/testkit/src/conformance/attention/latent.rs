@@ -9,7 +9,7 @@ use super::super::buffers::{input, output, read, with_margin_bounds};
 use super::super::case::{Case, Part, Suite};
 use super::super::random::{NON_FINITE, Random, places};
 use super::super::report::Bound;
-use super::super::scene::{BLOCK_LENS, Plan, SPANS, Scene};
+use super::super::scene::{BLOCK_LENS, Lone, Plan, SPANS, Scene};
 use super::{OUT_OF_SIGHT, Score, Steps, integer_bounds, output_of, queries_of, score};
 
 /// C, R, n, H.
@@ -120,15 +120,15 @@ impl Case for Latent {
 
     fn parts(&self) -> Vec<Part<Self>> {
         let (lat, all) = self.dims.widths();
-        let alone = |span: usize| {
-            let q_lat = queries_of(&self.scene, span, lat, &self.q_lat);
-            let q = queries_of(&self.scene, span, all, &self.q);
+        let alone = |lone: &Lone| {
+            let q_lat = queries_of(&self.scene, lone, lat, &self.q_lat);
+            let q = queries_of(&self.scene, lone, all, &self.q);
             Part {
-                case: Self { scene: self.scene.alone(span), q_lat, q, ..self.clone() },
-                values: output_of(&self.scene, span, lat),
+                case: Self { scene: self.scene.alone(lone), q_lat, q, ..self.clone() },
+                values: output_of(&self.scene, lone, lat),
             }
         };
-        (0..self.scene.spans.len()).map(alone).collect()
+        self.scene.spans_and_rows().iter().map(alone).collect()
     }
 }
 
