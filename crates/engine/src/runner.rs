@@ -133,6 +133,15 @@ impl<D: Device, B: std::ops::Deref<Target = D>> ModelRunner<D, B> {
     pub fn model(&self) -> &Model<D> {
         &self.model
     }
+
+    /// Other weights of the same config. What the cache holds is of the old ones: see `Engine::clear_prefixes`.
+    ///
+    /// # Panics
+    /// If the config differs
+    pub fn set_model(&mut self, model: std::sync::Arc<Model<D>>) {
+        assert!(model.config == self.model.config, "weights of another config");
+        self.model = model;
+    }
 }
 
 impl<D: Device, B: std::ops::Deref<Target = D>> Runner for ModelRunner<D, B> {

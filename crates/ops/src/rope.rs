@@ -71,7 +71,12 @@ pub struct RopeTable {
     pub magnitude: f32,
     /// Which channels pair up.
     pub pairing: RopePairing,
+    /// [`RopeTable::cos_sin`] of the first positions, `[KNOWN, D/2]`.
+    known: std::sync::Arc<[(f32, f32)]>,
 }
+
+/// Positions whose angles are kept: most of training's, and of prompts.
+const KNOWN: u32 = 2048;
 
 impl RopeTable {
     /// Frequencies for a rotary width of `dim` channels and base `theta`.
@@ -125,7 +130,11 @@ impl RopeTable {
                     .collect()
             }
         };
-        Self { inv_freq: inv_freq.into_iter().map(|f| f as f32).collect(), magnitude: magnitude as f32, pairing }
+        let inv_freq = inv_freq.into_iter().map(|f| f as f32).collect();
+        let table = Self { inv_freq, magnitude: magnitude as f32, pairing, known: [].into() };
+        let pairs = 0..table.inv_freq.len();
+        let known = (0..KNOWN).flat_map(|position| pairs.clone().map(move |i| (position, i)));
+        Self { known: known.map(|(position, i)| table.angle(position, i)).collect(), ..table }
     }
 
     /// Number of channels rotated, D.
@@ -146,6 +155,13 @@ impl RopeTable {
     /// `(cos, sin)` of pair `i` at `position`, magnitude included.
     #[must_use]
     pub fn cos_sin(&self, position: u32, i: usize) -> (f32, f32) {
+        match position < KNOWN {
+            true => self.known[position as usize * self.inv_freq.len() + i],
+            false => self.angle(position, i),
+        }
+    }
+
+    fn angle(&self, position: u32, i: usize) -> (f32, f32) {
         let angle = f64::from(position as f32 * self.inv_freq[i]);
         let m = f64::from(self.magnitude);
         ((angle.cos() * m) as f32, (angle.sin() * m) as f32)

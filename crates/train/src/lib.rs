@@ -21,6 +21,7 @@ mod loss;
 mod net;
 pub mod optim;
 pub mod recipe;
+pub mod rl;
 pub mod rng;
 pub mod run;
 pub mod setup;

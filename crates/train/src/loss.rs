@@ -8,7 +8,7 @@ use ops::{Gemm, GemmLayout, TrainDevice};
 use crate::batch::Batch;
 use crate::forward::Pass;
 use crate::net::Net;
-use crate::workspace::{LOGIT_ROWS, Workspace};
+use crate::workspace::{Workspace, logit_rows};
 
 /// What is added to the loss of the next tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,8 +120,9 @@ impl<'a, D: TrainDevice> Pass<'a, D> {
         let (d, vocab, head) = (self.net.config.hidden_size, self.net.config.vocab_size, &self.net.head);
         let coefficients: Vec<f32> = batch.weights.iter().map(|w| w * scale).collect();
         let mut nll = vec![0.0; batch.len()];
-        for start in (0..batch.len()).step_by(LOGIT_ROWS) {
-            let rows = start..batch.len().min(start + LOGIT_ROWS);
+        let n_rows = logit_rows(vocab);
+        for start in (0..batch.len()).step_by(n_rows) {
+            let rows = start..batch.len().min(start + n_rows);
             let n = rows.len();
             let h = &h[start * d..][..n * d];
             self.dev.gemm(&Gemm::new(GemmLayout::Nt, [n, vocab, d]), h, self.w(head), logits);

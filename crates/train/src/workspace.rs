@@ -113,12 +113,15 @@ pub(crate) struct Scratch {
     pub(crate) d_logits: Vec<f32>,
     /// `[T, k]`
     pub(crate) d_weights: Vec<f32>,
-    /// `[LOGIT_ROWS, vocab]`
+    /// `[logit_rows(vocab), vocab]`
     pub(crate) logits: Vec<f32>,
 }
 
-/// Rows whose logits exist at one time.
-pub(crate) const LOGIT_ROWS: usize = 128;
+/// Rows whose logits exist at one time: 4 MB of them, so that they stay in the cache and the head's gradient is not read
+/// and written too often, but 128 rows at least.
+pub(crate) fn logit_rows(vocab: usize) -> usize {
+    ((1 << 20) / vocab.max(1)).clamp(128, 1024)
+}
 
 /// Memory of training steps of at most `n_rows` rows.
 pub struct Workspace {
@@ -271,7 +274,8 @@ impl Rows {
             picks: [of(widest.top_k * d)?, of(widest.top_k * d)?],
             d_logits: of(widest.experts)?,
             d_weights: of(widest.top_k)?,
-            logits: self.values(LOGIT_ROWS.min(self.n_rows).saturating_mul(net.config.vocab_size))?,
+            logits: self
+                .values(logit_rows(net.config.vocab_size).min(self.n_rows).saturating_mul(net.config.vocab_size))?,
         })
     }
 }

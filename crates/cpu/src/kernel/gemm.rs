@@ -236,11 +236,14 @@ impl<C: Target> Gemm<'_, C> {
     ) {
         let a = &a.as_chunks::<R>().0[..steps.panel_len()];
         let b = &b.as_chunks::<LANES>().0.as_chunks::<V>().0[..steps.panel_len()];
+        let continues = steps.order == Order::Chain && (steps.from > 0 || matches!(self.finish, Finish::Add));
+        if steps.order == Order::Chain && (place.n_rows, place.n_cols) == (R, V * LANES) {
+            return self.whole_tile(simd, a, b, place, continues);
+        }
         let n_passes = match steps.order {
             Order::Lanes => LANES,
             Order::Chain => 1,
         };
-        let continues = steps.order == Order::Chain && (steps.from > 0 || matches!(self.finish, Finish::Add));
         if continues {
             self.load::<RMAX, VMAX>(place, &mut waiting[0]);
         }
@@ -266,6 +269,35 @@ impl<C: Target> Gemm<'_, C> {
             }
         }
         self.store::<RMAX, VMAX>(steps, place, &mut waiting[level]);
+    }
+
+    /// A chain's tile of which no element is missing: from C to registers and back.
+    #[inline(always)]
+    fn whole_tile<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        a: &[[f32; R]],
+        b: &[[[f32; LANES]; V]],
+        place: Place,
+        continues: bool,
+    ) {
+        let mut sums = [[simd.splat(0.0); V]; R];
+        let mut lanes = [0.0; LANES];
+        if continues {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    self.c.get(place.row + r, place.col + v * LANES, &mut lanes);
+                    *sums = simd.load(&lanes);
+                }
+            }
+        }
+        let sums = multiply(simd, sums, a, b);
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, sums) in sums.iter().enumerate() {
+                simd.store(*sums, &mut lanes);
+                self.c.set(place.row + r, place.col + v * LANES, &lanes);
+            }
+        }
     }
 
     #[inline(always)]

@@ -11,6 +11,8 @@ use text::{ChatTemplate, Message, RenderOptions, Role, Tokenizer, TokenizerConfi
 use super::{DataError, Document, Marked};
 use crate::tasks::Instance;
 
+/// The two names that published templates have for the switch of reasoning; others ignore them.
+const THINKING_SWITCHES: [&str; 2] = ["thinking", "enable_thinking"];
 const THINK_OPEN: &str = "<think>";
 const THINK_CLOSE: &str = "</think>";
 
@@ -91,6 +93,18 @@ impl Encoder {
         documents.into_iter().next().ok_or_else(none)
     }
 
+    /// What serving gives a model that is to answer `messages` with reasoning, and whether that has been opened.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses
+    pub fn prompt(&self, messages: &[Message], place: &str) -> Result<(Vec<u32>, bool), DataError> {
+        let mut options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        for name in THINKING_SWITCHES {
+            options.extra.insert(name.into(), true.into());
+        }
+        self.render(messages, &options, place)
+    }
+
     /// A conversation. Each assistant's turn is learnt after the very prompt that serving would give; turns whose prompts
     /// continue each other share a document, and where the template rewrites history (it drops old reasoning) a new one
     /// begins.
@@ -145,8 +159,7 @@ impl Encoder {
             (None, None) => (None, content),
         };
         let mut options = RenderOptions { add_generation_prompt: true, tools, ..RenderOptions::default() };
-        // The two names that published templates have for the switch; others ignore them.
-        for name in ["thinking", "enable_thinking"] {
+        for name in THINKING_SWITCHES {
             options.extra.insert(name.into(), reasoning.is_some().into());
         }
         let (prompt, opened) = self.render(before, &options, place)?;

@@ -26,6 +26,9 @@ pub struct Example {
     pub tools: Option<Vec<serde_json::Value>>,
     /// A text.
     pub text: Option<String>,
+    /// Whatever a verifier needs to know, such as the right answer.
+    #[serde(default)]
+    pub data: serde_json::Value,
 }
 
 /// What the examples are, in errors.

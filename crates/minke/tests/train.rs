@@ -1,0 +1,128 @@
+//! `minke train` as its users meet it: a run that is killed again and again ends as if nobody had touched it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+const RECIPE: &str = r#"
+seed = 3
+output = "out"
+held_out = 0.05
+
+[model]
+hidden_size = 32
+intermediate_size = 64
+moe_intermediate_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+kv_lora_rank = 16
+qk_nope_head_dim = 8
+qk_rope_head_dim = 4
+v_head_dim = 8
+n_routed_experts = 4
+num_experts_per_tok = 2
+max_position_embeddings = 256
+
+[tokenizer]
+vocab_size = 300
+bytes_per_source = 20000
+
+[data.sums]
+task = "chain_sum"
+
+[[stage]]
+type = "pretrain"
+steps = 24
+batch_tokens = 512
+sequence_length = 128
+checkpoint_every = 3
+evaluate_every = 8
+evaluate_rows = 2
+optimizer = { type = "muon", lr = 0.003 }
+
+[[stage]]
+type = "sft"
+steps = 12
+batch_tokens = 512
+micro_batch_tokens = 256
+sequence_length = 256
+checkpoint_every = 2
+evaluate_every = 0
+optimizer = { type = "adamw", lr = 0.001 }
+"#;
+
+fn minke(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minke"));
+    command.args(["train", "recipe.toml"]).current_dir(folder);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// A run's record without what the clock says.
+fn record(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("out/log.jsonl")).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.iter_mut().for_each(|line| drop(line.as_object_mut().unwrap().remove("tokens_per_s")));
+    lines
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("out/step-00000036/model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_that_is_killed_at_twenty_moments_ends_as_an_undisturbed_one() {
+    let [whole, broken] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    for folder in [&whole, &broken] {
+        fs::write(folder.path().join("recipe.toml"), RECIPE).unwrap();
+    }
+    let output = minke(whole.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut n_kills = 0;
+    let mut state = 9u64;
+    loop {
+        let mut run = minke(broken.path()).stderr(Stdio::null()).spawn().unwrap();
+        if n_kills == 20 {
+            assert!(run.wait().unwrap().success());
+            break;
+        }
+        // From before the first step to well into the run.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(20 + (state >> 33) % 180));
+        match run.try_wait().unwrap() {
+            None => n_kills += 1,
+            // It came to its end between kills: once more from nothing.
+            Some(_) => fs::remove_dir_all(broken.path().join("out")).unwrap(),
+        }
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+    assert_eq!(record(broken.path()), record(whole.path()));
+    assert_eq!(record(whole.path()).len(), 36);
+    assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
+}
+
+#[test]
+fn what_is_wrong_with_a_recipe_is_said_before_anything_is_made() {
+    for (right, wrong, expected) in [
+        ("chain_sum", "chain_sun", "chain_sun"),
+        ("steps = 24", "stepz = 24", "stepz"),
+        ("\"pretrain\"", "\"pretrane\"", "pretrane"),
+        ("n_routed_experts = 4", "n_routed_experts = 3\nn_group = 2", "n_group"),
+        ("task = \"chain_sum\"", "chat = [\"absent.jsonl\"]", "absent.jsonl"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = RECIPE.replace(right, wrong);
+        fs::write(folder.path().join("recipe.toml"), text).unwrap();
+        let output = minke(folder.path()).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{expected:?} is not named in {message:?}");
+    }
+}
