@@ -120,6 +120,7 @@ fn plan_json(plan: &Plan) -> serde_json::Value {
     json!({
         "parameters": plan.n_params,
         "active_parameters": plan.n_active,
+        "trained_parameters": plan.n_trained,
         "memory_bytes": plan.bytes,
         "tokens": plan.n_tokens,
         "flops": plan.flops,
@@ -127,8 +128,12 @@ fn plan_json(plan: &Plan) -> serde_json::Value {
 }
 
 fn plan_text(plan: &Plan) -> String {
+    let trained = match plan.n_trained < plan.n_params {
+        true => format!("trained     {} in adapters; all others are decoded to f32 and frozen\n", grouped(plan.n_trained)),
+        false => String::new(),
+    };
     format!(
-        "parameters  {}, {} active\ntokens      {}\nmemory      {}\narithmetic  {:.2e} operations\n",
+        "parameters  {}, {} active\n{trained}tokens      {}\nmemory      {}\narithmetic  {:.2e} operations\n",
         grouped(plan.n_params),
         grouped(plan.n_active),
         grouped(plan.n_tokens),
