@@ -36,6 +36,9 @@ use crate::rng::Rng;
 use crate::setup::{self, SetupError};
 use crate::{Batch, Net, Workspace};
 
+/// The folder of a model with its adapters, in the run's.
+pub const MERGED: &str = "merged";
+
 /// Why a run cannot begin or go on. What was trained stays in the last checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -489,9 +492,6 @@ fn parameters(net: &Net) -> Vec<Parameter> {
     };
     net.layout.params().iter().map(of).collect()
 }
-
-/// The folder of a model with its adapters, in the run's.
-const MERGED: &str = "merged";
 
 type Start = (Net, Value, Vec<f32>);
 

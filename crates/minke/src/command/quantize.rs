@@ -95,9 +95,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if is_gguf {
         let config = TokenizerConfig::from_json(&files.config)?;
         let vocab = GgufVocab::from_files(&files.tokenizer, &config, net.config.vocab_size)?;
-        if net.config.num_nextn_predict_layers > 0 {
-            note("the MTP module is left out: GGUF's deepseek2 architecture has no place for it")?;
-        }
         to_gguf(out, &stem(out), &net.config, &tokenizer(vocab), format, values)?;
     } else {
         std::fs::create_dir_all(out)?;
@@ -111,10 +108,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn note(message: &str) -> Result<(), Failure> {
-    Ok(writeln!(std::io::stderr().lock(), "minke: {message}")?)
 }
 
 fn tokenizer(vocab: GgufVocab) -> GgufTokenizer {

@@ -74,7 +74,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match shown.failure {
         Some(failure) => Err(failure),
         None if args.json => Ok(()),
-        None => print(&format!("{}\n", recipe.output.display())),
+        None => {
+            let merged = recipe.lora.is_some().then(|| recipe.output.join(train::run::MERGED));
+            print(&format!("{}\n", merged.unwrap_or_else(|| recipe.output.clone()).display()))
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub fn config_json(config: &Config) -> Result<Value, ConfigError> {
     }
     put("hidden_act", json!("silu"));
     put("rms_norm_eps", shortest(config.rms_norm_eps));
-    put("rope_theta", whole(config.rope.rope_theta));
+    put("rope_theta", json!(config.rope.rope_theta));
     put("rope_scaling", scaling(config));
     put("max_position_embeddings", json!(config.max_position_embeddings));
     put("tie_word_embeddings", json!(config.tie_word_embeddings));
@@ -139,13 +139,13 @@ fn put_moe(family: Family, moe: &Moe, put: &mut impl FnMut(&str, Value)) {
 fn scaling(config: &Config) -> Value {
     match &config.rope.scaling {
         RopeScaling::None | RopeScaling::Factors(_) => Value::Null,
-        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": whole(*factor)}),
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
             "rope_type": "llama3",
-            "factor": whole(*factor),
-            "low_freq_factor": whole(*low_freq_factor),
-            "high_freq_factor": whole(*high_freq_factor),
-            "original_max_position_embeddings": whole(*original_max_position_embeddings),
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": count(*original_max_position_embeddings),
         }),
         RopeScaling::Yarn {
             factor,
@@ -157,19 +157,19 @@ fn scaling(config: &Config) -> Value {
         } => {
             let mut yarn = json!({
                 "rope_type": "yarn",
-                "factor": whole(*factor),
-                "original_max_position_embeddings": whole(*original_max_position_embeddings),
-                "beta_fast": whole(*beta_fast),
-                "beta_slow": whole(*beta_slow),
+                "factor": factor,
+                "original_max_position_embeddings": count(*original_max_position_embeddings),
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
                 "truncate": truncate,
-                "attention_factor": whole(*magnitude),
+                "attention_factor": magnitude,
             });
             if let Attention::Mla(mla) = &config.attention {
                 // softmax_scale = m²/√(n+R), m = 1 + 0.1·mscale_all_dim·ln(factor). Published values have few digits,
                 // which the scale's rounding to f32 must not turn into many.
                 let m = (f64::from(mla.softmax_scale) * (mla.qk_head_dim() as f64).sqrt()).sqrt();
                 let all = (m - 1.0) / (0.1 * factor.ln());
-                yarn["mscale_all_dim"] = whole((all * 1e5).round() / 1e5);
+                yarn["mscale_all_dim"] = json!((all * 1e5).round() / 1e5);
             }
             yarn
         }
@@ -178,10 +178,10 @@ fn scaling(config: &Config) -> Value {
 
 /// An f32 with the digits it needs.
 fn shortest(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, whole)
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
-/// A number, whole where it is.
-fn whole(value: f64) -> Value {
+/// A number of tokens, whole where it is; transformers takes nothing else here, and elsewhere nothing but fractions.
+fn count(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }

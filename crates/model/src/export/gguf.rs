@@ -1,7 +1,7 @@
 //! GGUF out.
 //!
-//! Owns the metadata of an architecture and of a tokenizer, and GGUF's own arrangement of MLA's up-projection. The MTP
-//! module is left out: llama.cpp's deepseek2 knows none, and it refuses tensors that it does not use.
+//! Owns the metadata of an architecture and of a tokenizer, and GGUF's own arrangement of MLA's up-projection. An MTP
+//! module goes in as one more block, which llama.cpp reads over and this program drafts with.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub fn to_gguf<'a>(
     values: impl Fn(&PlannedTensor) -> &'a [f32],
 ) -> Result<(), checkpoint::Error> {
     let mut entries = Vec::new();
-    for tensor in plan(config).into_iter().filter(|tensor| !tensor.mtp) {
+    for tensor in plan(config) {
         let all = values(&tensor);
         match (&config.attention, tensor.name.strip_suffix(".w_ukv")) {
             (Attention::Mla(mla), Some(layer)) => {
@@ -150,7 +150,11 @@ fn architecture(name: &str, config: &Config, format: ExportFormat) -> Vec<Pair> 
         ("general.file_type".into(), Value::U32(file_type)),
     ];
     let mut put = |key: &str, value: Value| pairs.push((format!("{arch}.{key}"), value));
-    put("block_count", count(config.num_hidden_layers));
+    // The modules are counted as layers, and how many of the last are modules.
+    put("block_count", count(config.num_hidden_layers + config.num_nextn_predict_layers));
+    if config.num_nextn_predict_layers > 0 {
+        put("nextn_predict_layers", count(config.num_nextn_predict_layers));
+    }
     put("context_length", count(config.max_position_embeddings));
     put("embedding_length", count(config.hidden_size));
     put("feed_forward_length", count(config.intermediate_size));
