@@ -58,11 +58,12 @@ fn smaller_weights_are_smaller_and_near() {
         assert_eq!(stored.dtype.to_string().to_lowercase(), format);
         let weights = original.tensor("model.layers.0.mlp.up_proj.weight").unwrap().to_f32().unwrap();
         let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
-        let bound = largest * match format {
-            "q4_0" => 0.13,
-            "q8_0" => 0.5 / 127.0 + 1e-3,
-            _ => 1e-3,
-        };
+        let bound = largest
+            * match format {
+                "q4_0" => 0.13,
+                "q8_0" => 0.5 / 127.0 + 1e-3,
+                _ => 1e-3,
+            };
         assert!(max_difference(&stored.to_f32().unwrap(), &weights) <= bound, "{format}");
         fs::metadata(out).unwrap().len()
     });

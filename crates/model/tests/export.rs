@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use checkpoint::Checkpoint;
 use model::export::{ExportFormat, GgufTokenizer, config_json, to_gguf, to_safetensors};
-use model::{Config, Form};
 use model::plan::{PlannedTensor, plan};
+use model::{Config, Form};
 use ops::Reference;
 use testkit::oracle::{LOGIT_TOLERANCE, compare, fixtures, oracles, switches};
 
@@ -47,7 +47,10 @@ fn exported_models_have_the_logits_of_their_oracles() {
             let out = tempfile::tempdir().unwrap();
             to_safetensors(out.path(), &json, &config, format, give).unwrap();
             let reloaded = Checkpoint::open(out.path()).unwrap();
-            assert_eq!(checkpoint::read_config(out.path().join("config.json")).unwrap()["torch_dtype"], format.torch_dtype().unwrap());
+            assert_eq!(
+                checkpoint::read_config(out.path().join("config.json")).unwrap()["torch_dtype"],
+                format.torch_dtype().unwrap()
+            );
             let file = out.path().join("model.gguf");
             to_gguf(&file, &oracle.name, &config, &tokenizer(config.vocab_size), format, give).unwrap();
             let models = [

@@ -129,7 +129,9 @@ impl Net {
                 let (module, name) = target.name();
                 let Some(linear) = target.of(layer) else {
                     let found = self.config.family.model_type();
-                    return Err(format!("expected a dense model (qwen2, qwen3 or llama) under adapters, found {found}"));
+                    return Err(format!(
+                        "expected a dense model (qwen2, qwen3 or llama) under adapters, found {found}"
+                    ));
                 };
                 let module = format!("base_model.model.model.layers.{i}.{module}.{name}");
                 let mut place = |kind: &str, shape: [usize; 2]| {

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::write::{Data, Item};
 use checkpoint::Dtype;
+use checkpoint::write::{Data, Item};
 use model::Config;
 use model::export::{ExportFormat, to_safetensors};
 use model::plan::PlannedTensor;

@@ -21,15 +21,8 @@ fn spec(targets: &[Target]) -> LoraSpec {
     LoraSpec { rank: 3, alpha: 4.5, targets: targets.to_vec() }
 }
 
-const ALL: [Target; 7] = [
-    Target::QProj,
-    Target::KProj,
-    Target::VProj,
-    Target::OProj,
-    Target::GateProj,
-    Target::UpProj,
-    Target::DownProj,
-];
+const ALL: [Target; 7] =
+    [Target::QProj, Target::KProj, Target::VProj, Target::OProj, Target::GateProj, Target::UpProj, Target::DownProj];
 
 /// Two documents, one with a masked part.
 fn batch(ids: &[u32]) -> Batch {
@@ -128,10 +121,16 @@ impl Observer for Seen {
     }
 }
 
-/// A run in `folder`, stopped after so many steps (0: never): its losses.
-fn train_in(folder: &Path, model: &Path, stop_after: usize) -> Vec<f64> {
-    let text: String = (0..60).map(|i| format!("The {i} ships of the fleet lie in harbour {}.\n", i % 7)).collect();
-    fs::write(folder.join("a.txt"), text).unwrap();
+/// Sixty lines of a source, of which line `damaged` is cut short.
+fn write_data(folder: &Path, damaged: Option<usize>) {
+    let line = |i: usize| match damaged == Some(i + 1) {
+        true => "{\"text\": \"The ships".to_owned(),
+        false => format!("{{\"text\": \"The {i} ships of the fleet lie in harbour {}.\"}}", i % 7),
+    };
+    fs::write(folder.join("a.jsonl"), (0..60).map(|i| line(i) + "\n").collect::<String>()).unwrap();
+}
+
+fn recipe_in(folder: &Path, model: &Path) -> Recipe {
     let recipe = format!(
         r#"
 output = "out"
@@ -142,8 +141,7 @@ from = {model:?}
 rank = 4
 alpha = 8
 [data.prose]
-text = ["a.txt"]
-separator = "\n"
+chat = ["a.jsonl"]
 [[stage]]
 type = "pretrain"
 steps = 6
@@ -155,7 +153,13 @@ checkpoint_every = 2
 optimizer = {{ type = "adamw", lr = 0.02, adamw = {{ weight_decay = 0.0 }} }}
 "#
     );
-    let recipe = Recipe::parse(&recipe, &folder.join("r.toml")).unwrap();
+    Recipe::parse(&recipe, &folder.join("r.toml")).unwrap()
+}
+
+/// A run in `folder`, stopped after so many steps (0: never): its losses.
+fn train_in(folder: &Path, model: &Path, stop_after: usize) -> Vec<f64> {
+    write_data(folder, None);
+    let recipe = recipe_in(folder, model);
     let mut seen = Seen { stop_after, ..Seen::default() };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut run = Run::open(&Reference, &recipe, &mut seen).unwrap();
@@ -164,6 +168,20 @@ optimizer = {{ type = "adamw", lr = 0.02, adamw = {{ weight_decay = 0.0 }} }}
     }));
     assert_eq!(run.is_err(), stop_after > 0);
     seen.losses
+}
+
+#[test]
+fn a_damaged_line_is_named_and_what_was_trained_is_kept() {
+    let base = fixtures().join("qwen2_tied");
+    let [whole, broken] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let losses = train_in(whole.path(), &base, 0);
+    train_in(broken.path(), &base, 5);
+    write_data(broken.path(), Some(3));
+    let recipe = recipe_in(broken.path(), &base);
+    let error = Run::open(&Reference, &recipe, &mut Seen::default()).err().unwrap().to_string();
+    assert!(error.contains("a.jsonl:3: expected an object with \"messages\""), "{error}");
+    // The line mended, the run goes on from its last checkpoint.
+    assert_eq!(train_in(broken.path(), &base, 0), losses[4..]);
 }
 
 #[test]

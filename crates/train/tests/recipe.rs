@@ -1,6 +1,8 @@
 //! Recipes: what a good one means, and that every wrong one is refused before anything starts, by file, line and key.
 #![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 
+mod exercise;
+
 use std::fs;
 use std::path::Path;
 
@@ -211,6 +213,7 @@ proptest! {
     fn no_text_is_a_panic(from in 0..GOOD.len(), n in 0usize..40, put in "[a-z0-9=\\[\\]{}\", .\n-]{0,12}|\\PC{0,4}") {
         let mut text = GOOD.to_owned();
         text.replace_range(from..(from + n).min(GOOD.len()), &put);
+        exercise::recipe(&text, Path::new("no such folder/r.toml"));
         if let Err(error) = parse(&text) {
             prop_assert!(error.starts_with("r.toml"), "{}", error);
         }

@@ -78,7 +78,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::input(format!("{}: expected a name that is free, found something there", out.display())));
     }
     if !is_gguf && format.torch_dtype().is_none() {
-        let message = format!("--format: a folder of safetensors takes f32, f16 or bf16; name a .gguf file for {format:?}");
+        let message =
+            format!("--format: a folder of safetensors takes f32, f16 or bf16; name a .gguf file for {format:?}");
         return Err(Failure::input(message));
     }
     let source = Source::open(&args.model)?;

@@ -132,7 +132,9 @@ fn plan_json(plan: &Plan) -> serde_json::Value {
 
 fn plan_text(plan: &Plan) -> String {
     let trained = match plan.n_trained < plan.n_params {
-        true => format!("trained     {} in adapters; all others are decoded to f32 and frozen\n", grouped(plan.n_trained)),
+        true => {
+            format!("trained     {} in adapters; all others are decoded to f32 and frozen\n", grouped(plan.n_trained))
+        }
         false => String::new(),
     };
     format!(

@@ -147,14 +147,7 @@ fn scaling(config: &Config) -> Value {
             "high_freq_factor": high_freq_factor,
             "original_max_position_embeddings": count(*original_max_position_embeddings),
         }),
-        RopeScaling::Yarn {
-            factor,
-            original_max_position_embeddings,
-            beta_fast,
-            beta_slow,
-            truncate,
-            magnitude,
-        } => {
+        RopeScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, magnitude } => {
             let mut yarn = json!({
                 "rope_type": "yarn",
                 "factor": factor,

@@ -79,17 +79,29 @@ pub(super) fn check(document: Document, file: &Path) -> Result<Recipe, Problem> 
 fn check_lora(lora: &LoraSpec, start: &ModelStart) -> Result<(), Problem> {
     let path = [key("lora")];
     if !matches!(start, ModelStart::From(_)) {
-        return Err(Problem::new(&[], "lora", "expected `from` in [model]: adapters are added to a model that is there"));
+        return Err(Problem::new(
+            &[],
+            "lora",
+            "expected `from` in [model]: adapters are added to a model that is there",
+        ));
     }
     if !(1..=LORA_RANK_MAX).contains(&lora.rank) {
         return Err(Problem::new(&path, "rank", format!("expected 1 to {LORA_RANK_MAX}, found {}", lora.rank)));
     }
     if !(lora.alpha > 0.0 && lora.alpha <= 1e6) {
-        return Err(Problem::new(&path, "alpha", format!("expected a number above 0, at most 1e6, found {}", lora.alpha)));
+        return Err(Problem::new(
+            &path,
+            "alpha",
+            format!("expected a number above 0, at most 1e6, found {}", lora.alpha),
+        ));
     }
     let is_twice = |(i, target)| lora.targets[..i].contains(target);
     if lora.targets.is_empty() || lora.targets.iter().enumerate().any(is_twice) {
-        return Err(Problem::new(&path, "targets", format!("expected each map once, at least one, found {:?}", lora.targets)));
+        return Err(Problem::new(
+            &path,
+            "targets",
+            format!("expected each map once, at least one, found {:?}", lora.targets),
+        ));
     }
     Ok(())
 }

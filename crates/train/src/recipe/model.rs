@@ -100,7 +100,8 @@ pub(super) fn read(table: &toml::Table, folder: &Path) -> Result<ModelStart, Pro
         let file = folder.join(text);
         if !is_path {
             if !file.exists() {
-                let message = format!("{}: expected a model's folder or .gguf file, found nothing there", file.display());
+                let message =
+                    format!("{}: expected a model's folder or .gguf file, found nothing there", file.display());
                 return Err(Problem::new(&path, key, message));
             }
             return Ok(ModelStart::From(file));
