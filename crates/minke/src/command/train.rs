@@ -5,15 +5,17 @@
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
+use model::plan::plan;
 use ops::{Gemm, GemmLayout, TrainDevice};
 use serde_json::json;
 use train::log::StepRecord;
 use train::optim;
-use train::recipe::Recipe;
+use train::recipe::{ModelStart, Recipe};
 use train::run::{Observer, Plan, Run};
 
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, grouped, memory};
+use crate::source::Source;
 
 /// Train a model as a recipe says: from nothing or from one that is there, stage by stage.
 ///
@@ -48,6 +50,7 @@ impl From<train::run::RunError> for Failure {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
+    fits(&recipe)?;
     let dev = crate::device::cpu(None)?;
     let n_steps = recipe.stages.iter().map(train::recipe::Stage::n_steps).sum();
     let mut shown = Shown { bar: None, n_steps, as_json: args.json, failure: None };
@@ -79,6 +82,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             print(&format!("{}\n", merged.unwrap_or_else(|| recipe.output.clone()).display()))
         }
     }
+}
+
+/// The weights that training starts from are decoded before anything else is known: they at least must fit.
+fn fits(recipe: &Recipe) -> Result<(), Failure> {
+    let ModelStart::From(model) = &recipe.model else { return Ok(()) };
+    let source = Source::open(&model.display().to_string())?;
+    let n_weights = plan(&source.config).iter().fold(0u64, |n, planned| n.saturating_add(planned.numel()));
+    let (needed, available) = (n_weights.saturating_mul(4), memory().available);
+    if needed <= available {
+        return Ok(());
+    }
+    let (model, needed, available) = (model.display(), bytes(needed), bytes(available));
+    Err(Failure::input(format!("{model}: takes {needed} decoded to f32, {available} are free; take a smaller model")))
 }
 
 /// What is seen of a run.
