@@ -36,9 +36,15 @@ fn a_model_goes_from_folder_to_gguf_and_back() {
         let (dir, model) = (tempfile::tempdir().unwrap(), fixtures().join(name));
         let [gguf, folder] = ["m.gguf", "folder"].map(|name| dir.path().join(name));
         done(&quantize(&model, &gguf, &["--format", "f32"]));
-        done(&quantize(&gguf, &folder, &["--format", "f32"]));
+        let back = quantize(&gguf, &folder, &["--format", "f32"]);
+        // This one's frequencies are scaled otherwise than any published model's: a GGUF file says only by how much each.
+        let has_words = name != "llama3";
+        match has_words {
+            true => done(&back),
+            false => assert!(String::from_utf8_lossy(&back.stderr).contains("config.json: rope_scaling: expected")),
+        }
         let (ids, expected) = logits(&model, dir.path());
-        for path in [&gguf, &folder] {
+        for path in [&gguf, &folder].into_iter().take(if has_words { 2 } else { 1 }) {
             let (found_ids, found) = logits(path, dir.path());
             assert_eq!(found_ids, ids, "{name}: {}", path.display());
             let off = max_difference(&found, &expected);

@@ -73,7 +73,8 @@ impl Entry<'_> {
 
 /// Writes `model.safetensors` and `config.json` into a folder: what transformers loads.
 ///
-/// `config_json` is the published form of `config` (one that is there, or [`config_json`]'s); `values` gives each tensor of the plan, row-major, experts stacked.
+/// `config_json` is the published form of `config` (one that is there, or [`config_json`]'s); `values` gives each tensor of
+/// the plan, row-major, experts stacked.
 ///
 /// # Errors
 /// The format is one that safetensors lacks, a tensor's values do not fill its shape, or a file cannot be written; each
