@@ -9,6 +9,13 @@ from checkpoint import read_tensors
 DEFAULT_BINARY = Path(__file__).resolve().parent.parent / "target" / "release" / "minke"
 
 
+def run_command(command):
+    """Runs Minke; its error is ours."""
+    done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"minke ends with {done.returncode}:\n{done.stderr}")
+
+
 def run_logits(binary, model, ids, n_greedy=0, extra=()):
     """Tensors of `minke logits`: `logits` [T, vocab], and with n_greedy > 0 `greedy_ids` [T + n_greedy]."""
     with tempfile.TemporaryDirectory() as folder:
@@ -16,7 +23,5 @@ def run_logits(binary, model, ids, n_greedy=0, extra=()):
         command = [binary, "logits", "-m", model, "--tokens", ",".join(str(i) for i in ids), "--out", out, *extra]
         if n_greedy:
             command += ["--greedy", str(n_greedy)]
-        done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise SystemExit(f"minke ends with {done.returncode}:\n{done.stderr}")
+        run_command(command)
         return read_tensors(out)

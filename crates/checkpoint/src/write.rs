@@ -37,7 +37,7 @@ pub struct Item<'a> {
 pub enum Data<'a> {
     /// Bytes as they are stored.
     Bytes(&'a [u8]),
-    /// Values, encoded in the item's type while they are written: F32, F16, BF16 or Q8_0.
+    /// Values, encoded in the item's type while they are written: F32, F16, BF16, Q4_0 or Q8_0.
     F32(&'a [f32]),
 }
 
@@ -60,7 +60,7 @@ impl Item<'_> {
                 }
                 Err(wrong(format!("values for {shape}"), values.len().to_string()))
             }
-            (Data::F32(_), _) => Err(wrong("a type with an encoder: F32, F16, BF16 or Q8_0".into(), shape)),
+            (Data::F32(_), _) => Err(wrong("a type with an encoder: F32, F16, BF16, Q4_0 or Q8_0".into(), shape)),
         }
     }
 

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use checkpoint::gguf::{Array, Metadata, Value};
+use checkpoint::gguf::Metadata;
 use checkpoint::{Checkpoint, Kind};
 use engine::ThinkingBudget;
 use model::Config;
 use ops::WeightFormat;
-use text::{ChatTemplate, GgufVocab, Message, RenderOptions, ThinkTokens, Tokenizer, TokenizerConfig};
+use text::{ChatTemplate, Message, RenderOptions, ThinkTokens, Tokenizer, TokenizerConfig};
 
 use crate::failure::Failure;
 
@@ -160,17 +160,7 @@ impl Text {
     }
 
     fn from_gguf(metadata: &Metadata) -> Result<Self, Failure> {
-        let vocab = GgufVocab {
-            model: metadata.required::<&str>("tokenizer.ggml.model")?.to_owned(),
-            pre: metadata.optional::<&str>("tokenizer.ggml.pre")?.unwrap_or("default").to_owned(),
-            tokens: strings(metadata, "tokenizer.ggml.tokens")?,
-            token_types: integers(metadata, "tokenizer.ggml.token_type")?,
-            merges: strings(metadata, "tokenizer.ggml.merges")?,
-            bos_token_id: metadata.optional("tokenizer.ggml.bos_token_id")?,
-            eos_token_id: metadata.optional("tokenizer.ggml.eos_token_id")?,
-            add_bos_token: metadata.optional("tokenizer.ggml.add_bos_token")?,
-            chat_template: metadata.optional::<&str>("tokenizer.chat_template")?.map(str::to_owned),
-        };
+        let vocab = train::pretrained::vocab(metadata)?;
         Self::new(Tokenizer::from_gguf(&vocab)?, TokenizerConfig::from_gguf(&vocab), serde_json::json!({}))
     }
 
@@ -268,40 +258,6 @@ pub(crate) fn read_all(input: impl Read, name: &str, bytes_max: u64) -> Result<V
 /// As text, or the error that it is none.
 pub(crate) fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|e| Failure::input(format!("{name}: expected UTF-8 text: {e}")))
-}
-
-fn array<'a>(metadata: &'a Metadata, key: &str) -> Result<Option<&'a Array>, Failure> {
-    match metadata.get(key) {
-        None => Ok(None),
-        Some(Value::Array(array)) => Ok(Some(array)),
-        Some(_) => {
-            let file = metadata.file().display();
-            Err(Failure::input(format!("{file}: metadata key {key:?}: expected an array, found a single value")))
-        }
-    }
-}
-
-fn strings(metadata: &Metadata, key: &str) -> Result<Vec<String>, Failure> {
-    let Some(array) = array(metadata, key)? else { return Ok(Vec::new()) };
-    let text = |i| array.text(i).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let texts: Option<Vec<String>> = (0..array.len()).map(text).collect();
-    let file = metadata.file().display();
-    texts.ok_or_else(|| Failure::input(format!("{file}: metadata key {key:?}: expected strings, found numbers")))
-}
-
-fn integers(metadata: &Metadata, key: &str) -> Result<Option<Vec<i32>>, Failure> {
-    let Some(array) = array(metadata, key)? else { return Ok(None) };
-    let number = |i| match array.get(i)? {
-        Value::I32(n) => Some(n),
-        Value::U32(n) => i32::try_from(n).ok(),
-        Value::I8(n) => Some(n.into()),
-        Value::U8(n) => Some(n.into()),
-        _ => None,
-    };
-    let numbers: Option<Vec<i32>> = (0..array.len()).map(number).collect();
-    let file = metadata.file().display();
-    let error = || Failure::input(format!("{file}: metadata key {key:?}: expected 32-bit integers"));
-    numbers.map(Some).ok_or_else(error)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Owns which tensors and keys a file of each form holds, from the same tables that reading uses (`plan.rs`,
 //! `config/gguf.rs`). Must not know how weights came to be, and writes through `checkpoint`.
 
+mod config;
 mod gguf;
 
 use std::collections::BTreeMap;
@@ -15,32 +16,43 @@ use ops::WeightFormat;
 use crate::Config;
 use crate::plan::{PlannedTensor, Role, plan};
 
+pub use config::config_json;
 pub use gguf::{GgufTokenizer, to_gguf};
 
 /// How matrices are stored. Norms, biases and routers keep 32 bits in GGUF; in safetensors all but the router's bias
 /// follow, as published checkpoints do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variants carry the formats' published names")]
+#[allow(non_camel_case_types, reason = "the variants carry the formats' published names")]
 pub enum ExportFormat {
-    /// 4 bytes.
     F32,
-    /// 2 bytes, rounded to nearest even.
+    F16,
     BF16,
+    /// 8.5 bits a weight. In GGUF alone.
+    Q8_0,
+    /// 4.5 bits a weight, embedding and head in [`Self::Q8_0`]. In GGUF alone.
+    Q4_0,
 }
 
 impl ExportFormat {
     fn weight_format(self) -> WeightFormat {
         match self {
             Self::F32 => WeightFormat::F32,
+            Self::F16 => WeightFormat::F16,
             Self::BF16 => WeightFormat::BF16,
+            Self::Q8_0 => WeightFormat::Q8_0,
+            Self::Q4_0 => WeightFormat::Q4_0,
         }
     }
 
-    /// As config.json names it (`torch_dtype`).
+    /// As config.json names it (`torch_dtype`); none where safetensors has no such type.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn torch_dtype(self) -> Option<&'static str> {
         match self {
-            Self::F32 => "float32",
-            Self::BF16 => "bfloat16",
+            Self::F32 => Some("float32"),
+            Self::F16 => Some("float16"),
+            Self::BF16 => Some("bfloat16"),
+            Self::Q8_0 | Self::Q4_0 => None,
         }
     }
 }
@@ -61,10 +73,12 @@ impl Entry<'_> {
 
 /// Writes `model.safetensors` and `config.json` into a folder: what transformers loads.
 ///
-/// `config_json` is the published form of `config`; `values` gives each tensor of the plan, row-major, experts stacked.
+/// `config_json` is the published form of `config` (one that is there, or [`config_json`]'s); `values` gives each tensor of
+/// the plan, row-major, experts stacked.
 ///
 /// # Errors
-/// A tensor's values do not fill its shape, or a file cannot be written; each file appears whole or not at all
+/// The format is one that safetensors lacks, a tensor's values do not fill its shape, or a file cannot be written; each
+/// file appears whole or not at all
 pub fn to_safetensors<'a>(
     folder: &Path,
     config_json: &serde_json::Value,
@@ -72,12 +86,21 @@ pub fn to_safetensors<'a>(
     format: ExportFormat,
     values: impl Fn(&PlannedTensor) -> &'a [f32],
 ) -> Result<(), checkpoint::Error> {
+    let Some(torch_dtype) = format.torch_dtype() else {
+        return Err(checkpoint::Error::File {
+            file: folder.into(),
+            at: "the weights' format".into(),
+            expected: "F32, F16 or BF16".into(),
+            found: format!("{format:?}"),
+            advice: "write a .gguf file, or choose one of these",
+        });
+    };
     let entries = entries(config, format, values);
     let items: Vec<Item<'_>> = entries.iter().map(Entry::item).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     write::safetensors(folder.join("model.safetensors"), &metadata, &items)?;
     let mut json = config_json.clone();
-    json["torch_dtype"] = format.name().into();
+    json["torch_dtype"] = torch_dtype.into();
     let text = format!("{json:#}\n");
     write::atomically(&folder.join("config.json").into(), |out| std::io::Write::write_all(out, text.as_bytes()))
 }

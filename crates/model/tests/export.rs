@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use checkpoint::Checkpoint;
-use model::Form;
-use model::export::{ExportFormat, GgufTokenizer, to_gguf, to_safetensors};
+use model::export::{ExportFormat, GgufTokenizer, config_json, to_gguf, to_safetensors};
 use model::plan::{PlannedTensor, plan};
+use model::{Config, Form};
 use ops::Reference;
-use testkit::oracle::{LOGIT_TOLERANCE, compare, fixtures, oracles};
+use testkit::oracle::{LOGIT_TOLERANCE, compare, fixtures, oracles, switches};
 
 /// Every planned tensor's values, experts stacked.
 fn values(weights: &Checkpoint, tensors: &[PlannedTensor]) -> HashMap<String, Vec<f32>> {
@@ -36,7 +36,9 @@ fn exported_models_have_the_logits_of_their_oracles() {
     for oracle in oracles(&fixtures()).into_iter().filter(|oracle| oracle.name != "dsv3_fp8") {
         let folder = fixtures().join(&oracle.name);
         let config = oracle.config("config.json").unwrap();
-        let json = checkpoint::read_config(folder.join("config.json")).unwrap();
+        // As it would be written by us, which says the same as the published one.
+        let json = config_json(&config).unwrap();
+        assert_eq!(Config::from_json(&json).unwrap(), config, "{}", oracle.name);
         let weights = Checkpoint::open(&folder).unwrap();
         let tensors = plan(&config);
         let all = values(&weights, &tensors);
@@ -45,7 +47,10 @@ fn exported_models_have_the_logits_of_their_oracles() {
             let out = tempfile::tempdir().unwrap();
             to_safetensors(out.path(), &json, &config, format, give).unwrap();
             let reloaded = Checkpoint::open(out.path()).unwrap();
-            assert_eq!(checkpoint::read_config(out.path().join("config.json")).unwrap()["torch_dtype"], format.name());
+            assert_eq!(
+                checkpoint::read_config(out.path().join("config.json")).unwrap()["torch_dtype"],
+                format.torch_dtype().unwrap()
+            );
             let file = out.path().join("model.gguf");
             to_gguf(&file, &oracle.name, &config, &tokenizer(config.vocab_size), format, give).unwrap();
             let models = [
@@ -66,4 +71,19 @@ fn exported_models_have_the_logits_of_their_oracles() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_config_is_written_as_it_is_read_or_refused() {
+    for oracle in oracles(&fixtures()).into_iter().chain(oracles(&switches())) {
+        let config = Config { fp8_block: None, ..oracle.config("config.json").unwrap() };
+        let json = config_json(&config).unwrap_or_else(|e| panic!("{}: {e}", oracle.name));
+        assert_eq!(Config::from_json(&json).unwrap(), config, "{}", oracle.name);
+    }
+    let llama = oracles(&fixtures()).into_iter().find(|oracle| oracle.name == "llama3").unwrap();
+    let mut config = llama.config("config.json").unwrap();
+    let n = config.rope_table().inv_freq.len();
+    config.rope.scaling = ops::RopeScaling::Factors((0..n).map(|i| 1.0 + i as f32).collect());
+    let error = config_json(&config).unwrap_err().to_string();
+    assert!(error.contains("rope_scaling") && error.contains("only GGUF has"), "{error}");
 }

@@ -164,10 +164,11 @@ impl WeightFormat {
 
     /// Whether [`WeightFormat::encode`] can write this format.
     pub const fn can_encode(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0)
+        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::Q4_0 | Self::Q8_0)
     }
 
-    /// Encodes whole blocks, rounding to nearest (ties to even for F16 and BF16, away from zero for Q8_0).
+    /// Encodes whole blocks, rounding to nearest (ties to even for F16 and BF16, away from zero for Q8_0, up for Q4_0's
+    /// codes).
     ///
     /// # Shapes   `src [n · block_len]` · `dst [n · block_bytes]`
     /// # Panics   if the lengths do not match, or if [`WeightFormat::can_encode`] is false
@@ -177,6 +178,7 @@ impl WeightFormat {
             Self::F32 => each(src, dst, float::encode_f32),
             Self::F16 => each(src, dst, float::encode_f16),
             Self::BF16 => each(src, dst, float::encode_bf16),
+            Self::Q4_0 => each(src, dst, q4::encode_0),
             Self::Q8_0 => each(src, dst, q8_0::encode),
             _ => panic!("no encoder for {self}: check can_encode() first"),
         }
@@ -247,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "no encoder for Q4_0")]
+    #[should_panic(expected = "no encoder for Q4_1")]
     fn a_format_without_encoder_is_a_bug() {
-        WeightFormat::Q4_0.encode(&[0.0; 32], &mut [0; 18]);
+        WeightFormat::Q4_1.encode(&[0.0; 32], &mut [0; 20]);
     }
 }

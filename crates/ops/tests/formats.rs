@@ -47,7 +47,7 @@ fn every_decoder_equals_the_published_reference_bit_by_bit() {
 
 #[test]
 fn every_encoder_equals_the_published_reference_byte_by_byte() {
-    for format in [WeightFormat::F16, WeightFormat::BF16, WeightFormat::Q8_0] {
+    for format in [WeightFormat::F16, WeightFormat::BF16, WeightFormat::Q4_0, WeightFormat::Q8_0] {
         let (Some(values), Some(expected)) = (fixture(format, "values"), fixture(format, "encoded")) else {
             println!("{format}: skipped, no such files");
             continue;
@@ -70,6 +70,24 @@ fn what_is_encoded_without_loss_comes_back() {
         let mut back = vec![0.0; values.len()];
         format.decode(&bytes, &mut back);
         assert_eq!(back, values, "{format}");
+    }
+}
+
+/// Half a step of the block's own scale, and what rounding the scale to half precision adds.
+#[test]
+fn a_round_trip_errs_by_half_a_step() {
+    let values: Vec<f32> = (0..32 * 50).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1.01f32.powi(i / 8)).collect();
+    for (format, steps) in [(WeightFormat::Q8_0, 127.0), (WeightFormat::Q4_0, 8.0)] {
+        let mut bytes = vec![0; format.row_bytes(values.len()).unwrap()];
+        let mut back = vec![0.0; values.len()];
+        format.encode(&values, &mut bytes);
+        format.decode(&bytes, &mut back);
+        for (block, back) in values.chunks(32).zip(back.chunks(32)) {
+            let furthest = block.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            // Q4_0 has 7 steps on one side, 8 on the other: the last of the shorter side errs by a whole one.
+            let bound = furthest * (if format == WeightFormat::Q4_0 { 1.0 } else { 0.5 } / steps + 1e-3);
+            assert!(block.iter().zip(back).all(|(a, b)| (a - b).abs() <= bound), "{format}");
+        }
     }
 }
 

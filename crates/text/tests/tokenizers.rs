@@ -5,21 +5,32 @@ mod common;
 
 use std::path::Path;
 
-use text::Tokenizer;
+use text::{GgufVocab, Tokenizer, TokenizerConfig};
 
 /// Every case of `oracle`, both ways, from the file itself and from the GGUF metadata made of it.
 fn check(tokenizer_json: &Path, oracle: &Path, pre: &str) {
     let direct = Tokenizer::from_json(&common::read(tokenizer_json)).unwrap();
     let gguf = Tokenizer::from_gguf(&common::gguf_vocab(&common::json(tokenizer_json), pre)).unwrap();
+    let config = std::fs::read(tokenizer_json.with_file_name("tokenizer_config.json"));
+    let config = config.map_or_else(|_| TokenizerConfig::default(), |json| TokenizerConfig::from_json(&json).unwrap());
+    // Written in the other form, and in the first again.
+    let vocab = GgufVocab::from_files(&common::read(tokenizer_json), &config, direct.vocab_size() + 3).unwrap();
+    assert_eq!((vocab.pre.as_str(), vocab.tokens.len()), (pre, direct.vocab_size() + 3));
+    let [json, config_json] = vocab.to_files().unwrap();
+    let config_again = TokenizerConfig::from_json(&config_json).unwrap();
+    assert_eq!(config_again.chat_template, config.chat_template);
+    assert_eq!(config_again.eos_id(&direct), config.eos_id(&direct));
+    let exported = Tokenizer::from_gguf(&vocab).unwrap();
+    let again = Tokenizer::from_json(&json).unwrap();
     let cases = common::cases(oracle);
     assert!(!cases.is_empty());
-    for (text, ids, decoded) in &cases {
-        assert_eq!(&direct.encode(text).unwrap(), ids, "{text:?}");
-        assert_eq!(&gguf.encode(text).unwrap(), ids, "GGUF, {text:?}");
-        assert_eq!(&direct.decode(ids, false).unwrap(), decoded, "{text:?}");
-        assert_eq!(&gguf.decode(ids, false).unwrap(), decoded, "GGUF, {text:?}");
+    for (form, tokenizer) in [("JSON", direct), ("GGUF", gguf), ("GGUF written", exported), ("JSON written", again)] {
+        for (text, ids, decoded) in &cases {
+            assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{form}, {text:?}");
+            assert_eq!(&tokenizer.decode(ids, false).unwrap(), decoded, "{form}, {text:?}");
+        }
     }
-    println!("{}: {} cases equal, from JSON and from GGUF", tokenizer_json.display(), cases.len());
+    println!("{}: {} cases equal in four forms", tokenizer_json.display(), cases.len());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The backward pass: each function mirrors the one of the same name in `forward`, last call first.
 //!
-//! Owns the order of gradients. `g` is the arena of gradients, of the weights' layout; everything is added to it.
+//! Owns the order of gradients. `g` is the arena of gradients, of what is trained; everything is added to it. A frozen
+//! weight has none, and what only it would need is not computed.
 //! Must not allocate or know losses. Shapes as in `forward`.
 
 use std::ops::Range;
@@ -11,7 +12,7 @@ use ops::{Attended, Gemm, GemmLayout, HeadLayout, TrainDevice};
 use crate::batch::Batch;
 use crate::forward::{Pass, norm_rows};
 use crate::net::{
-    AttentionParams, FfnParams, GqaParams, LayerParams, Linear, MlaParams, MoeParams, MtpParams, Query, SwiGlu,
+    AttentionParams, FfnParams, GqaParams, LayerParams, Linear, MlaParams, MoeParams, MtpParams, Net, Query, SwiGlu,
 };
 use crate::workspace::{AttentionKept, FfnKept, LayerKept, MoeKept, Scratch, Stream, SwiGluKept, Workspace};
 
@@ -34,27 +35,50 @@ struct Sides<'a> {
     d_x: &'a mut [f32],
 }
 
+/// The arena of gradients.
+pub(crate) struct Gradients<'a> {
+    values: &'a mut [f32],
+    /// Whose gradients they are, of the arena of weights.
+    trained: Range<usize>,
+}
+
+impl<'a> Gradients<'a> {
+    pub(crate) fn new(net: &Net, values: &'a mut [f32]) -> Self {
+        assert_eq!(values.len(), net.trained().len(), "gradients of another layout");
+        Self { values, trained: net.trained() }
+    }
+
+    /// A weight's gradient; none where it is frozen.
+    pub(crate) fn of(&mut self, weight: &Range<usize>) -> Option<&mut [f32]> {
+        let first = self.trained.start;
+        let is_trained = first <= weight.start;
+        is_trained.then(|| &mut self.values[weight.start - first..weight.end - first])
+    }
+}
+
 /// What every function of the backward pass writes to.
-struct Tape<'a> {
+struct Tape<'a, 'g> {
     s: &'a mut Scratch,
-    /// The arena of gradients.
-    g: &'a mut [f32],
+    g: &'a mut Gradients<'g>,
 }
 
 impl<D: TrainDevice> Pass<'_, D> {
     /// From `ws.d_final`, the gradient of the main model's normed output, to all its weights; returns the balance loss.
-    pub(crate) fn main_backward(&self, batch: &Batch, balance: f32, ws: &mut Workspace, g: &mut [f32]) -> f64 {
+    pub(crate) fn main_backward(&self, batch: &Batch, balance: f32, ws: &mut Workspace, g: &mut Gradients<'_>) -> f64 {
         let (net, d, n) = (self.net, self.net.config.hidden_size, batch.len());
         let d_x = &mut ws.d_x[..n * d];
         d_x.fill(0.0);
-        let (last, norm) = (&ws.x[net.layers.len()], &net.norm);
-        self.dev.norm_backward(&self.stream_rows(n), last, self.w(norm), &ws.d_final, d_x, &mut g[norm.clone()]);
+        let last = &ws.x[net.layers.len()];
+        let d_norm = g.of(&net.norm).unwrap_or(&mut ws.scratch.frozen);
+        self.dev.norm_backward(&self.stream_rows(n), last, self.w(&net.norm), &ws.d_final, d_x, d_norm);
         let mut loss = 0.0;
         let mut tape = Tape { s: &mut ws.scratch, g };
         for (i, (w, kept)) in net.layers.iter().zip(&ws.layers).enumerate().rev() {
             loss += self.layer_backward(w, (batch, balance), (&ws.x[i], d_x), kept, &mut ws.stream, &mut tape);
         }
-        self.dev.scatter_add(d_x, &batch.tokens, d, &mut g[net.embed.clone()]);
+        if let Some(d_embed) = tape.g.of(&net.embed) {
+            self.dev.scatter_add(d_x, &batch.tokens, d, d_embed);
+        }
         loss
     }
 
@@ -66,7 +90,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         (batch, from): (&Batch, &[u32]),
         balance: f32,
         ws: &mut Workspace,
-        g: &mut [f32],
+        g: &mut Gradients<'_>,
     ) -> f64 {
         let (dev, d, n) = (self.dev, self.net.config.hidden_size, batch.len());
         let Some(kept) = &mut ws.mtp else { unreachable!("the module has been computed") };
@@ -74,17 +98,22 @@ impl<D: TrainDevice> Pass<'_, D> {
         d_x.fill(0.0);
         let [x, out] = &kept.x;
         let (rows, half, norm) = (self.stream_rows(n), self.half_rows(n), &w.head_norm);
-        dev.norm_backward(&rows, out, self.w(norm), &kept.h, d_x, &mut g[norm.clone()]);
+        let d_norm = g.of(norm).unwrap_or(&mut ws.scratch.frozen);
+        dev.norm_backward(&rows, out, self.w(norm), &kept.h, d_x, d_norm);
         let mut tape = Tape { s: &mut ws.scratch, g };
         let loss = self.layer_backward(&w.layer, (batch, balance), (x, d_x), &kept.layer, &mut ws.stream, &mut tape);
         // Once it has been read, the input's gradient takes its place.
         self.weight_backward(&w.w_eh, &kept.eh, d_x, n, g);
         self.input_backward(&w.w_eh, d_x, n, &mut kept.eh, Into::Set);
         d_x.fill(0.0);
-        dev.norm_backward(&half, &kept.e, self.w(&w.enorm), &kept.eh, d_x, &mut g[w.enorm.clone()]);
-        dev.scatter_add(d_x, &batch.tokens, d, &mut g[self.net.embed.clone()]);
+        let d_norm = g.of(&w.enorm).unwrap_or(&mut ws.scratch.frozen);
+        dev.norm_backward(&half, &kept.e, self.w(&w.enorm), &kept.eh, d_x, d_norm);
+        if let Some(d_embed) = g.of(&self.net.embed) {
+            dev.scatter_add(d_x, &batch.tokens, d, d_embed);
+        }
         d_x.fill(0.0);
-        dev.norm_backward(&half, &kept.g, self.w(&w.hnorm), &kept.eh[d..], d_x, &mut g[w.hnorm.clone()]);
+        let d_norm = g.of(&w.hnorm).unwrap_or(&mut ws.scratch.frozen);
+        dev.norm_backward(&half, &kept.g, self.w(&w.hnorm), &kept.eh[d..], d_x, d_norm);
         dev.scatter_add(d_x, from, d, &mut ws.d_final);
         loss
     }
@@ -97,7 +126,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         (x, d_x): (&[f32], &mut [f32]),
         kept: &LayerKept,
         stream: &mut Stream,
-        tape: &mut Tape<'_>,
+        tape: &mut Tape<'_, '_>,
     ) -> f64 {
         let (dev, n, rows) = (self.dev, batch.len(), self.stream_rows(batch.len()));
         let Stream { h, d_h, .. } = stream;
@@ -118,7 +147,8 @@ impl<D: TrainDevice> Pass<'_, D> {
             }
             _ => unreachable!("kept buffers are of the same layer"),
         };
-        dev.norm_backward(&rows, &kept.x_mid, self.w(norm), d_h, d_x, &mut tape.g[norm.clone()]);
+        let d_norm = tape.g.of(norm).unwrap_or(&mut tape.s.frozen);
+        dev.norm_backward(&rows, &kept.x_mid, self.w(norm), d_h, d_x, d_norm);
         let norm = &w.input_norm;
         dev.norm(&rows, x, self.w(norm), h);
         let mut sides = Sides { x: h, d_y: d_x, d_x: d_h };
@@ -126,7 +156,8 @@ impl<D: TrainDevice> Pass<'_, D> {
             AttentionParams::Mla(w) => self.mla_backward(w, batch, &kept.attention, &mut sides, tape),
             AttentionParams::Gqa(w) => self.gqa_backward(w, batch, &kept.attention, &mut sides, tape),
         }
-        dev.norm_backward(&rows, x, self.w(norm), d_h, d_x, &mut tape.g[norm.clone()]);
+        let d_norm = tape.g.of(norm).unwrap_or(&mut tape.s.frozen);
+        dev.norm_backward(&rows, x, self.w(norm), d_h, d_x, d_norm);
         loss
     }
 
@@ -137,11 +168,13 @@ impl<D: TrainDevice> Pass<'_, D> {
     }
 
     /// d_W += d_yᵀ·x, d_b += Σ d_y
-    fn weight_backward(&self, w: &Linear, x: &[f32], d_y: &[f32], n_rows: usize, g: &mut [f32]) {
+    fn weight_backward(&self, w: &Linear, x: &[f32], d_y: &[f32], n_rows: usize, g: &mut Gradients<'_>) {
         let gemm = Gemm::new(GemmLayout::Tn, [w.rows, w.cols, n_rows]).accumulate();
-        self.dev.gemm(&gemm, d_y, x, &mut g[w.w.clone()]);
-        if let Some(b) = &w.b {
-            self.dev.sum_rows(d_y, n_rows, &mut g[b.clone()]);
+        if let Some(d_w) = g.of(&w.w) {
+            self.dev.gemm(&gemm, d_y, x, d_w);
+        }
+        if let Some(d_b) = w.b.as_ref().and_then(|b| g.of(b)) {
+            self.dev.sum_rows(d_y, n_rows, d_b);
         }
     }
 
@@ -152,10 +185,13 @@ impl<D: TrainDevice> Pass<'_, D> {
         d_y: &[f32],
         n_rows: usize,
         (d_x, into): (&mut [f32], Into),
-        g: &mut [f32],
+        g: &mut Gradients<'_>,
     ) {
         self.weight_backward(w, x, d_y, n_rows, g);
         self.input_backward(w, d_y, n_rows, d_x, into);
+        if let Some(adapter) = &w.adapter {
+            self.adapter_backward((w, adapter), x, d_y, n_rows, d_x, g);
+        }
     }
 
     fn mla_backward(
@@ -164,7 +200,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         batch: &Batch,
         kept: &AttentionKept,
         sides: &mut Sides<'_>,
-        tape: &mut Tape<'_>,
+        tape: &mut Tape<'_, '_>,
     ) {
         let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, n, [q_pe, k_pe]) = (self.dev, batch.len(), w.rotated());
@@ -177,7 +213,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         let latent = w.latent_rows(n);
         dev.norm(&latent, &kept.u, self.w(&w.kv_norm), &mut s.c);
         self.linear_backward(&w.w_ukv, &s.c, &s.d_kv, n, (&mut s.d_c, Into::Set), g);
-        let d_norm = &mut g[w.kv_norm.clone()];
+        let d_norm = g.of(&w.kv_norm).unwrap_or(&mut s.frozen);
         dev.norm_backward(&latent, &kept.u, self.w(&w.kv_norm), &s.d_c, &mut s.d_u, d_norm);
         dev.rope_backward(&mut s.d_u, k_pe, &batch.positions, &self.net.rope);
         self.linear_backward(&w.w_dkv, x, &s.d_u, n, (&mut *d_x, Into::Set), g);
@@ -190,7 +226,8 @@ impl<D: TrainDevice> Pass<'_, D> {
                 // The normed latent has been read when its gradient takes its place.
                 self.weight_backward(w_uq, &s.c_q, &s.d_q, n, g);
                 self.input_backward(w_uq, &s.d_q, n, &mut s.c_q, Into::Set);
-                self.head_norm_backward(q_norm, (n, w_dq.rows), &kept.q_raw, &s.c_q, &mut s.d_q_raw, g);
+                let d_norm = g.of(q_norm).unwrap_or(&mut s.frozen);
+                self.head_norm_backward(q_norm, (n, w_dq.rows), &kept.q_raw, &s.c_q, &mut s.d_q_raw, d_norm);
                 self.linear_backward(w_dq, x, &s.d_q_raw, n, (d_x, Into::Add), g);
             }
         }
@@ -204,14 +241,14 @@ impl<D: TrainDevice> Pass<'_, D> {
         x: &[f32],
         d_y: &[f32],
         d_x: &mut [f32],
-        g: &mut [f32],
+        d_norm: &mut [f32],
     ) {
         let eps = match self.net.config.attention {
             model::config::Attention::Mla(_) => LATENT_NORM_EPS,
             model::config::Attention::Gqa(_) => self.net.config.rms_norm_eps,
         };
         d_x[..n_rows * dim].fill(0.0);
-        self.dev.norm_backward(&norm_rows(n_rows, dim, eps), x, self.w(norm), d_y, d_x, &mut g[norm.clone()]);
+        self.dev.norm_backward(&norm_rows(n_rows, dim, eps), x, self.w(norm), d_y, d_x, d_norm);
     }
 
     fn gqa_backward(
@@ -220,7 +257,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         batch: &Batch,
         kept: &AttentionKept,
         sides: &mut Sides<'_>,
-        tape: &mut Tape<'_>,
+        tape: &mut Tape<'_, '_>,
     ) {
         let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, n, [q_heads, k_heads]) = (self.dev, batch.len(), w.rotated());
@@ -234,8 +271,10 @@ impl<D: TrainDevice> Pass<'_, D> {
         let (mut d_q, mut d_k) = (&s.d_q[..], d_k);
         if let Some([q_norm, k_norm]) = &w.qk_norm {
             let rows = |heads: HeadLayout| (n * heads.n_heads, heads.head_dim);
-            self.head_norm_backward(q_norm, rows(q_heads), &kept.q_raw, d_q, &mut s.d_q_raw, g);
-            self.head_norm_backward(k_norm, rows(k_heads), &kept.k_raw, d_k, &mut s.d_k_raw, g);
+            let d_norm = g.of(q_norm).unwrap_or(&mut s.frozen);
+            self.head_norm_backward(q_norm, rows(q_heads), &kept.q_raw, d_q, &mut s.d_q_raw, d_norm);
+            let d_norm = g.of(k_norm).unwrap_or(&mut s.frozen);
+            self.head_norm_backward(k_norm, rows(k_heads), &kept.k_raw, d_k, &mut s.d_k_raw, d_norm);
             (d_q, d_k) = (&s.d_q_raw, &s.d_k_raw);
         }
         self.linear_backward(&w.w_q, x, d_q, n, (&mut *d_x, Into::Set), g);
@@ -250,7 +289,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         kept: &SwiGluKept,
         sides: &mut Sides<'_>,
         into: Into,
-        tape: &mut Tape<'_>,
+        tape: &mut Tape<'_, '_>,
     ) {
         let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, len) = (self.dev, n_rows * w.width());
@@ -268,7 +307,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         (batch, balance): (&Batch, f32),
         kept: &MoeKept,
         sides: &mut Sides<'_>,
-        tape: &mut Tape<'_>,
+        tape: &mut Tape<'_, '_>,
     ) -> f64 {
         let (Sides { x, d_y, d_x }, Tape { s, g }) = (sides, tape);
         let (dev, spec, n) = (self.dev, &w.moe.router, batch.len());
@@ -284,14 +323,18 @@ impl<D: TrainDevice> Pass<'_, D> {
         let d_weights = &mut s.d_weights[..n * spec.top_k];
         dev.weigh_backward(&kept.weights, &picks.slots, width, &mut s.hidden, &mut s.d_hidden, d_weights);
         let outer = Gemm::new(GemmLayout::Tn, [d, width, 0]).accumulate();
-        dev.gemm_groups(&outer, &picks.offsets, d_out, &s.hidden, &mut g[w.w_down.clone()]);
+        if let Some(d_w) = g.of(&w.w_down) {
+            dev.gemm_groups(&outer, &picks.offsets, d_out, &s.hidden, d_w);
+        }
         // Through W_gate and W_up
         dev.swiglu_backward(gate, up, &s.d_hidden, len, &mut s.d_gate, &mut s.d_up);
         dev.gather_rows(x, &picks.rows, d, input);
         let inner = Gemm::new(GemmLayout::Nn, [0, d, width]);
         let outer = Gemm::new(GemmLayout::Tn, [width, d, 0]).accumulate();
         for (w, d_y, inner) in [(&w.w_gate, &s.d_gate, inner), (&w.w_up, &s.d_up, inner.accumulate())] {
-            dev.gemm_groups(&outer, &picks.offsets, d_y, input, &mut g[w.clone()]);
+            if let Some(d_w) = g.of(w) {
+                dev.gemm_groups(&outer, &picks.offsets, d_y, input, d_w);
+            }
             dev.gemm_groups(&inner, &picks.offsets, d_y, self.w(w), d_out);
         }
         d_x[..n * d].fill(0.0);

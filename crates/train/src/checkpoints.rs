@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUN/step-00000040/run.json              step, stage, data position, hashes; written last
-//!                   model.safetensors     tensors under their published names, f32
+//!                   model.safetensors     tensors under their published names, f32; adapter_model.safetensors where
+//!                                         adapters are trained
 //!                   optimizer.safetensors the optimiser's arenas
 //!                   …                     files that the caller adds (config.json, tokenizer)
 //! ```
@@ -26,6 +27,8 @@ use crate::hash;
 const STATE: &str = "run.json";
 /// The weights of a checkpoint.
 pub const WEIGHTS: &str = "model.safetensors";
+/// The weights of a checkpoint of adapters, by PEFT's name.
+pub const ADAPTERS: &str = "adapter_model.safetensors";
 /// The optimiser's state.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 const VERSION: u32 = 1;
@@ -111,6 +114,7 @@ struct FileSum {
 pub struct Checkpoints {
     folder: PathBuf,
     n_kept: usize,
+    weights: &'static str,
 }
 
 /// A checkpoint that was found whole.
@@ -123,12 +127,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Its weights.
+    /// Its weights, [`WEIGHTS`] or [`ADAPTERS`].
     ///
     /// # Errors
     /// The file has changed since it was checked
-    pub fn weights(&self) -> Result<checkpoint::Checkpoint, CheckpointError> {
-        Ok(checkpoint::Checkpoint::open(self.path.join(WEIGHTS))?)
+    pub fn weights(&self, name: &str) -> Result<checkpoint::Checkpoint, CheckpointError> {
+        Ok(checkpoint::Checkpoint::open(self.path.join(name))?)
     }
 
     /// The optimiser's arenas.
@@ -142,13 +146,13 @@ impl Found {
 
 impl Checkpoints {
     /// Opens the folder of a run, which is made if need be; what a killed process left half written is removed. The newest
-    /// `n_kept` checkpoints are kept, at least one.
+    /// `n_kept` checkpoints are kept, at least one. `weights` is what their weights are called.
     ///
     /// # Errors
     /// The folder cannot be made, read or cleaned
-    pub fn open(folder: &Path, n_kept: usize) -> Result<Self, CheckpointError> {
+    pub fn open(folder: &Path, n_kept: usize, weights: &'static str) -> Result<Self, CheckpointError> {
         fs::create_dir_all(folder).map_err(io_at(folder, "create the folder"))?;
-        let checkpoints = Self { folder: folder.to_owned(), n_kept: n_kept.max(1) };
+        let checkpoints = Self { folder: folder.to_owned(), n_kept: n_kept.max(1), weights };
         for name in checkpoints.names()?.iter().filter(|name| name.starts_with(HIDDEN_PREFIX)) {
             let path = folder.join(name);
             fs::remove_dir_all(&path).map_err(io_at(&path, "remove what an earlier run left unfinished"))?;
@@ -194,7 +198,7 @@ impl Checkpoints {
             fs::remove_dir_all(&hidden).map_err(io_at(&hidden, "remove an unfinished checkpoint"))?;
         }
         fs::create_dir(&hidden).map_err(io_at(&hidden, "create the folder"))?;
-        let outcome = write_all(&hidden, state, weights, optimizer, more);
+        let outcome = write_all(&hidden, state, (self.weights, weights), optimizer, more);
         let outcome = outcome.and_then(|()| self.publish(&hidden, &path));
         if outcome.is_err() {
             // A full disk gets its space back; the error is the first one.
@@ -233,7 +237,7 @@ impl Checkpoints {
     pub fn newest(&self, warn: &mut dyn FnMut(&CheckpointError)) -> Result<Option<Found>, CheckpointError> {
         for step in self.steps()?.into_iter().rev() {
             let path = self.path(step);
-            match read_state(&path, step) {
+            match read_state(&path, step, self.weights) {
                 Ok(state) => return Ok(Some(Found { path, state })),
                 Err(error) => warn(&error),
             }
@@ -245,14 +249,14 @@ impl Checkpoints {
 fn write_all(
     folder: &Path,
     state: &RunState,
-    weights: &[Item<'_>],
+    (name, weights): (&str, &[Item<'_>]),
     optimizer: &[Item<'_>],
     more: &[(&str, &[u8])],
 ) -> Result<(), CheckpointError> {
     let none = BTreeMap::new();
-    checkpoint::write::safetensors(folder.join(WEIGHTS), &none, weights)?;
+    checkpoint::write::safetensors(folder.join(name), &none, weights)?;
     checkpoint::write::safetensors(folder.join(OPTIMIZER), &none, optimizer)?;
-    let mut names = vec![WEIGHTS.to_owned(), OPTIMIZER.to_owned()];
+    let mut names = vec![name.to_owned(), OPTIMIZER.to_owned()];
     for (name, content) in more {
         write_file(&folder.join(name), content)?;
         names.push((*name).to_owned());
@@ -296,7 +300,7 @@ fn sum_of(path: &Path) -> Result<FileSum, CheckpointError> {
 }
 
 /// Reads a checkpoint's state if every file is as it was written.
-fn read_state(folder: &Path, step: u64) -> Result<RunState, CheckpointError> {
+fn read_state(folder: &Path, step: u64, weights: &str) -> Result<RunState, CheckpointError> {
     let path = folder.join(STATE);
     let text = fs::read(&path).map_err(io_at(&path, "read"))?;
     let file: StateFile = serde_json::from_slice(&text).map_err(|e| damaged(&path, &e))?;
@@ -309,7 +313,7 @@ fn read_state(folder: &Path, step: u64) -> Result<RunState, CheckpointError> {
     if StateFile::sum(&file.state, &file.files).map_err(|e| damaged(&path, &e))? != file.sha256 {
         return Err(damaged(&path, &"the content is not what was written"));
     }
-    for required in [WEIGHTS, OPTIMIZER] {
+    for required in [weights, OPTIMIZER] {
         if !file.files.contains_key(required) {
             return Err(damaged(&path, &format!("names no {required}")));
         }

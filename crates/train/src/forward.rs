@@ -5,6 +5,7 @@
 //!
 //! Shapes: T rows, d hidden, H heads, C latent, R rotated, n unrotated, v value channels, P = T·k picks of experts.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use model::config::LATENT_NORM_EPS;
@@ -21,6 +22,8 @@ pub(crate) struct Pass<'a, D> {
     pub(crate) dev: &'a D,
     pub(crate) net: &'a Net,
     pub(crate) params: &'a [f32],
+    /// `[T, rank]` twice: an adapter's inner rows and their gradients.
+    pub(crate) inner: Cell<[Vec<f32>; 2]>,
 }
 
 /// Contiguous rows to be normed.
@@ -169,7 +172,7 @@ impl<D: TrainDevice> Pass<'_, D> {
         self.dev.sum(&kept.x_mid, delta, len, out);
     }
 
-    /// y = x·Wᵀ + b
+    /// y = x·Wᵀ + b, and what an adapter adds
     fn linear(&self, w: &Linear, x: &[f32], n_rows: usize, y: &mut [f32]) {
         let g = Gemm::new(GemmLayout::Nt, [n_rows, w.rows, w.cols]);
         match &w.b {
@@ -178,6 +181,9 @@ impl<D: TrainDevice> Pass<'_, D> {
                 self.dev.repeat_row(self.w(b), n_rows, y);
                 self.dev.gemm(&g.accumulate(), x, self.w(&w.w), y);
             }
+        }
+        if let Some(adapter) = &w.adapter {
+            self.adapter(w, adapter, x, n_rows, y);
         }
     }
 

@@ -3,12 +3,15 @@
 //! Owns the objective (next tokens, the MTP module's tokens, balance of the experts) and the head, whose logits exist for
 //! a bounded number of rows at a time. Must not know optimisers or data.
 
+use std::cell::Cell;
+
 use ops::{Gemm, GemmLayout, TrainDevice};
 
+use crate::backward::Gradients;
 use crate::batch::Batch;
 use crate::forward::Pass;
 use crate::net::Net;
-use crate::workspace::{Workspace, logit_rows};
+use crate::workspace::{Scratch, Workspace, logit_rows};
 
 /// What is added to the loss of the next tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,13 +38,13 @@ pub struct Losses {
     pub balance: f64,
     /// main + λ·mtp + balance: what is minimised.
     pub total: f64,
-    /// Negative log-likelihood of each row's target, `[T]`, in nats.
+    /// Negative log-likelihood of each row's target, `[T]`, in nats; 0 where the row is masked.
     pub nll: Vec<f64>,
 }
 
 /// The losses of a batch; their gradient is added to `g`.
 ///
-/// # Shapes   `params, g [net.layout.len()]`
+/// # Shapes   `params [net.n_values()]` · `g [net.trained().len()]`
 /// # Panics   if the batch has more rows than the workspace, a token is not in the vocabulary, or the arenas are of
 /// another layout (bugs of the caller)
 pub fn loss_and_gradient<D: TrainDevice>(
@@ -53,15 +56,14 @@ pub fn loss_and_gradient<D: TrainDevice>(
     ws: &mut Workspace,
     g: &mut [f32],
 ) -> Losses {
-    assert_eq!(g.len(), net.layout.len(), "gradients of another layout");
+    let g = &mut Gradients::new(net, g);
     let pass = Pass::new(dev, net, params, batch, ws);
     if batch.is_empty() {
         return Losses::default();
     }
     pass.main(batch, ws);
     let mut losses = Losses::default();
-    let logits = &mut ws.scratch.logits;
-    losses.nll = pass.head(batch, 1.0, &ws.h, logits, Some((&mut ws.d_final, &mut *g)));
+    losses.nll = pass.head(batch, 1.0, &ws.h, &mut ws.scratch, Some((&mut ws.d_final, &mut *g)));
     losses.main = weighted(batch, &losses.nll);
     if let Some(w) = &net.mtp
         && objective.mtp != 0.0
@@ -70,7 +72,7 @@ pub fn loss_and_gradient<D: TrainDevice>(
         pass.mtp(w, (&shifted, &from), ws);
         if let Some(kept) = &mut ws.mtp {
             let gradient = Some((&mut ws.d_x, &mut *g));
-            let nll = pass.head(&shifted, objective.mtp, &kept.h, &mut ws.scratch.logits, gradient);
+            let nll = pass.head(&shifted, objective.mtp, &kept.h, &mut ws.scratch, gradient);
             losses.mtp = weighted(&shifted, &nll);
             // The head has read its input: the gradient takes its place.
             std::mem::swap(&mut kept.h, &mut ws.d_x);
@@ -82,13 +84,13 @@ pub fn loss_and_gradient<D: TrainDevice>(
     losses
 }
 
-/// Negative log-likelihood of each row's target, `[T]`, in nats, by the main model.
+/// Negative log-likelihood of each row's target, `[T]`, in nats, by the main model; 0 where the row is masked.
 ///
 /// # Panics   as [`loss_and_gradient`]
 pub fn nll<D: TrainDevice>(dev: &D, net: &Net, params: &[f32], batch: &Batch, ws: &mut Workspace) -> Vec<f64> {
     let pass = Pass::new(dev, net, params, batch, ws);
     pass.main(batch, ws);
-    pass.head(batch, 0.0, &ws.h, &mut ws.scratch.logits, None)
+    pass.head(batch, 0.0, &ws.h, &mut ws.scratch, None)
 }
 
 fn weighted(batch: &Batch, nll: &[f64]) -> f64 {
@@ -98,41 +100,47 @@ fn weighted(batch: &Batch, nll: &[f64]) -> f64 {
 impl<'a, D: TrainDevice> Pass<'a, D> {
     fn new(dev: &'a D, net: &'a Net, params: &'a [f32], batch: &Batch, ws: &Workspace) -> Self {
         assert!(batch.len() <= ws.n_rows, "a step of {} rows in a workspace of {}", batch.len(), ws.n_rows);
-        assert_eq!(params.len(), net.layout.len(), "weights of another layout");
+        assert_eq!(params.len(), net.n_values(), "weights of another layout");
         let vocab = net.config.vocab_size;
         assert!(
             batch.tokens.iter().chain(&batch.targets).all(|t| (*t as usize) < vocab),
             "a token out of the vocabulary"
         );
-        Self { dev, net, params }
+        Self { dev, net, params, inner: Cell::default() }
     }
 
     /// Negative log-likelihoods of the targets, and of `scale` times their weighted sum the gradient: into the first buffer
-    /// that of h `[T, d]`, and into the arena that of the head.
+    /// that of h `[T, d]`, and into the arena that of the head. Logits are made of the rows that count alone: in
+    /// fine-tuning most are masked, and the head is the largest product of a small model.
     fn head(
         &self,
         batch: &Batch,
         scale: f32,
         h: &[f32],
-        logits: &mut [f32],
-        mut gradient: Option<(&mut Vec<f32>, &mut [f32])>,
+        s: &mut Scratch,
+        mut gradient: Option<(&mut Vec<f32>, &mut Gradients<'_>)>,
     ) -> Vec<f64> {
-        let (d, vocab, head) = (self.net.config.hidden_size, self.net.config.vocab_size, &self.net.head);
-        let coefficients: Vec<f32> = batch.weights.iter().map(|w| w * scale).collect();
+        let (dev, d, vocab, head) = (self.dev, self.net.config.hidden_size, self.net.config.vocab_size, &self.net.head);
+        let (logits, [x, d_x]) = (&mut s.logits, &mut s.head);
+        let counted: Vec<u32> = (0u32..).zip(&batch.weights).filter(|(_, w)| **w != 0.0).map(|(t, _)| t).collect();
         let mut nll = vec![0.0; batch.len()];
-        let n_rows = logit_rows(vocab);
-        for start in (0..batch.len()).step_by(n_rows) {
-            let rows = start..batch.len().min(start + n_rows);
+        if let Some((d_h, _)) = &mut gradient {
+            d_h[..batch.len() * d].fill(0.0);
+        }
+        for rows in counted.chunks(logit_rows(vocab)) {
             let n = rows.len();
-            let h = &h[start * d..][..n * d];
-            self.dev.gemm(&Gemm::new(GemmLayout::Nt, [n, vocab, d]), h, self.w(head), logits);
-            let (targets, coefficients) = (&batch.targets[rows.clone()], &coefficients[rows.clone()]);
-            self.dev.cross_entropy(&mut logits[..n * vocab], vocab, targets, coefficients, &mut nll[rows]);
-            if let Some((d_h, g)) = &mut gradient {
-                let d_h = &mut d_h[start * d..][..n * d];
-                self.dev.gemm(&Gemm::new(GemmLayout::Nn, [n, d, vocab]), logits, self.w(head), d_h);
-                let outer = Gemm::new(GemmLayout::Tn, [vocab, d, n]).accumulate();
-                self.dev.gemm(&outer, logits, h, &mut g[head.clone()]);
+            let targets: Vec<u32> = rows.iter().map(|t| batch.targets[*t as usize]).collect();
+            let coefficients: Vec<f32> = rows.iter().map(|t| batch.weights[*t as usize] * scale).collect();
+            let mut found = vec![0.0; n];
+            dev.gather_rows(h, rows, d, x);
+            dev.gemm(&Gemm::new(GemmLayout::Nt, [n, vocab, d]), x, self.w(head), logits);
+            dev.cross_entropy(&mut logits[..n * vocab], vocab, &targets, &coefficients, &mut found);
+            rows.iter().zip(found).for_each(|(t, found)| nll[*t as usize] = found);
+            let Some((d_h, g)) = &mut gradient else { continue };
+            dev.gemm(&Gemm::new(GemmLayout::Nn, [n, d, vocab]), logits, self.w(head), d_x);
+            dev.scatter_add(d_x, rows, d, d_h);
+            if let Some(d_head) = g.of(head) {
+                dev.gemm(&Gemm::new(GemmLayout::Tn, [vocab, d, n]).accumulate(), logits, x, d_head);
             }
         }
         nll

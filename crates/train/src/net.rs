@@ -9,6 +9,7 @@ use model::config::{Attention, Gqa, Mla, Moe};
 use ops::RopeTable;
 
 use crate::layout::Layout;
+use crate::lora::{Adapter, Adapters};
 
 /// y = x·Wᵀ + b.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Linear {
     pub(crate) b: Option<Range<usize>>,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    /// What is added to a frozen `w`.
+    pub(crate) adapter: Option<Adapter>,
 }
 
 /// W_down(silu(W_gate x) · W_up x).
@@ -126,6 +129,8 @@ pub struct Net {
     /// The embedding's range where they are tied.
     pub(crate) head: Range<usize>,
     pub(crate) mtp: Option<MtpParams>,
+    /// Where there are some, all else is frozen.
+    pub(crate) adapters: Option<Adapters>,
 }
 
 impl Net {
@@ -150,7 +155,20 @@ impl Net {
                 head_norm: find.range(&format!("{prefix}head_norm")),
             }
         });
-        Self { rope: config.rope_table(), embed, layers, norm, head, mtp, layout, config }
+        Self { rope: config.rope_table(), embed, layers, norm, head, mtp, adapters: None, layout, config }
+    }
+
+    /// Values in the arena of weights: the layout's, then the adapters'.
+    #[must_use]
+    pub fn n_values(&self) -> usize {
+        self.layout.len() + self.adapters.as_ref().map_or(0, |adapters| adapters.len)
+    }
+
+    /// The values that are trained, whose gradients are the arena of gradients: all, or the adapters'.
+    #[must_use]
+    pub fn trained(&self) -> Range<usize> {
+        let first = if self.adapters.is_some() { self.layout.len() } else { 0 };
+        first..self.n_values()
     }
 
     /// The layers with their MoE weights, if they have any; the MTP module's is last.
@@ -185,7 +203,7 @@ impl Finder<'_> {
         };
         let [rows, cols] = param.planned.shape[..] else { unreachable!("{prefix}{name} is a matrix") };
         let bias = name.strip_prefix("w_").and_then(|x| self.layout.get(&format!("{prefix}b_{x}")));
-        Linear { w: param.range.clone(), b: bias.map(|param| param.range.clone()), rows, cols }
+        Linear { w: param.range.clone(), b: bias.map(|param| param.range.clone()), rows, cols, adapter: None }
     }
 
     fn layer(&self, i: usize) -> LayerParams {

@@ -5,29 +5,39 @@
 //! all state, so a resumed run does what an undisturbed one does. Must not print: who wants to see a run gives an observer.
 //!
 //! The folder: `tokenizer/` (made first), `step-N/` checkpoints with config and tokenizer beside the weights, `log.jsonl`.
+//! Where adapters are trained, a checkpoint holds them alone, and `merged/` is the model with them, made at the end.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use checkpoint::Dtype;
 use checkpoint::write::{Data, Item};
-use checkpoint::{Checkpoint, Dtype};
 use model::Config;
+use model::export::{ExportFormat, to_safetensors};
+use model::plan::PlannedTensor;
 use ops::{DeviceError, TrainDevice, WeightFormat, zeroed};
 use serde_json::Value;
 
 use crate::bpe::TokenizerFiles;
-use crate::checkpoints::{CheckpointError, Checkpoints, Found, RunState};
+use crate::checkpoints::{ADAPTERS, CheckpointError, Checkpoints, Found, RunState, WEIGHTS};
 use crate::data::{DataError, Encoder, Packer, Rows, Source};
 use crate::log::{ExpertLoad, StepLog, StepRecord};
+use crate::lora::AdapterTensor;
 use crate::loss::{Objective, loss_and_gradient, nll};
 use crate::optim::{Gemm, Optimizer, Parameter, Rule, clip_norm, update_router_bias};
+use crate::pretrained;
 use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, config_json};
 use crate::rng::Rng;
 use crate::setup::{self, SetupError};
 use crate::{Batch, Net, Workspace};
+
+/// The folder of a model with its adapters, in the run's.
+pub const MERGED: &str = "merged";
 
 /// Why a run cannot begin or go on. What was trained stays in the last checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +96,11 @@ pub struct Plan {
     pub n_params: u64,
     /// Those that a token meets.
     pub n_active: u64,
-    /// Bytes of weights, gradients, optimiser and activations, at the largest stage.
+    /// Those that are trained: all, or the adapters', which are not among the above.
+    pub n_trained: u64,
+    /// Bytes of weights in f32, of gradients and optimiser of what is trained, and of activations, at the largest stage.
     pub bytes: u64,
-    /// Floating-point operations of all stages: 6 per active weight and token, and attention's.
+    /// Floating-point operations of all stages: 6 per active weight and token, 4 where it is frozen, and attention's.
     pub flops: f64,
     /// Tokens of all stages.
     pub n_tokens: u64,
@@ -122,21 +134,23 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     pub fn open(dev: &'a D, recipe: &'a Recipe, observer: &mut dyn Observer) -> Result<Self, RunError> {
         let output = &recipe.output;
         fs::create_dir_all(output).map_err(|e| file(output, format!("cannot be made: {e}")))?;
-        let checkpoints = Checkpoints::open(output, recipe.keep_checkpoints)?;
+        let weights = if recipe.lora.is_some() { ADAPTERS } else { WEIGHTS };
+        let checkpoints = Checkpoints::open(output, recipe.keep_checkpoints, weights)?;
         let found = checkpoints.newest(&mut |error| observer.warn(&error.to_string()))?;
         if let Some(found) = found.as_ref().filter(|found| found.state.recipe != recipe.fingerprint()) {
             let problem = "was made by another recipe; name another `output`, or restore the recipe as it was";
             return Err(file(&found.path, problem));
         }
         let model = match &recipe.model {
-            ModelStart::From(model) => Some(Path::new(model)),
+            ModelStart::From(model) => Some(model.as_path()),
             ModelStart::Config(_) | ModelStart::Shape(_) => None,
         };
         let tokenizer = setup::tokenizer(recipe, model)?;
         let encoder = Arc::new(Encoder::new(&tokenizer.tokenizer, &tokenizer.config)?);
         let sources = Arc::new(setup::sources(recipe, &encoder)?);
         let (net, config_json, params) = match &found {
-            Some(found) => resumed(found)?,
+            Some(found) if recipe.lora.is_none() => resumed(found)?,
+            Some(found) => adapted(started(recipe, &encoder)?, found)?,
             None => started(recipe, &encoder)?,
         };
         let n_text = encoder.tokenizer().vocab_size();
@@ -187,15 +201,18 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let flops = |stage: &Stage| {
             let attention = 6 * config.num_hidden_layers * config.attention.num_attention_heads();
             let heads = attention as f64 * stage.sequence_length as f64 * head_width(config) as f64;
-            tokens(stage) as f64 * (6.0 * counts.active as f64 + heads)
+            let per_weight = if self.recipe.lora.is_some() { 4.0 } else { 6.0 };
+            tokens(stage) as f64 * (per_weight * counts.active as f64 + heads)
         };
         let rows = |stage: &Stage| stage.n_micro_rows() * stage.sequence_length;
         let activations = self.recipe.stages.iter().map(|s| Workspace::n_bytes(&self.net, rows(s))).max();
+        let n_trained = self.net.trained().len() as u64;
         Plan {
             n_params,
             n_active: counts.active,
-            // Weights, gradients, and two moments of f32.
-            bytes: 16 * n_params + activations.unwrap_or(0),
+            n_trained,
+            // Weights; of what is trained gradients and two moments, all f32.
+            bytes: 4 * self.net.n_values() as u64 + 12 * n_trained + activations.unwrap_or(0),
             flops: self.recipe.stages.iter().map(flops).sum(),
             n_tokens: self.recipe.stages.iter().map(tokens).sum(),
         }
@@ -216,6 +233,24 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         for at in first..self.recipe.stages.len() {
             self.stage(at, resumed.take(), &mut progress, &mut log, gemm, observer)?;
         }
+        if self.recipe.lora.is_some() { self.write_merged() } else { Ok(()) }
+    }
+
+    /// The model with its adapters, as a folder that other commands take. A second call writes the same.
+    fn write_merged(&mut self) -> Result<(), RunError> {
+        self.net.merge(self.dev, &mut self.params);
+        let folder = self.recipe.output.join(MERGED);
+        fs::create_dir_all(&folder).map_err(|e| file(&folder, e))?;
+        for (name, content) in
+            [("tokenizer.json", &self.tokenizer.tokenizer), ("tokenizer_config.json", &self.tokenizer.config)]
+        {
+            checkpoint::write::atomically(&folder.join(name).into(), |out| out.write_all(content))?;
+        }
+        let values = |tensor: &PlannedTensor| {
+            let param = self.net.layout.get(&tensor.name);
+            param.map_or(&[][..], |param| &self.params[param.range.clone()])
+        };
+        to_safetensors(&folder, &self.config_json, &self.net.config, ExportFormat::BF16, values)?;
         Ok(())
     }
 
@@ -246,7 +281,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let n_rows = stage.n_micro_rows() * stage.sequence_length;
         let mut work = Work {
             ws: Workspace::new(&self.net, n_rows)?,
-            gradients: zeroed(self.net.layout.len(), "gradients")?,
+            gradients: zeroed(self.net.trained().len(), "gradients")?,
             rows: Rows::default(),
             batch: Batch::default(),
         };
@@ -322,7 +357,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             return Err(RunError::Diverged { step: optimizer.step() + 1, norm });
         }
         let lr = stage.lr(stage_step);
-        optimizer.update(lr, &mut self.params, &work.gradients, gemm);
+        optimizer.update(lr, &mut self.params[self.net.trained()], &work.gradients, gemm);
         for (range, load) in self.net.router_biases().zip(&loads) {
             update_router_bias(&mut self.params[range], load, stage.bias_update_speed);
         }
@@ -361,21 +396,37 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     }
 
     fn save(&self, state: &RunState, optimizer: &Optimizer) -> Result<(), RunError> {
-        let published: Vec<_> = self.net.layout.published().collect();
+        let tensors: Vec<(String, Vec<usize>, Range<usize>)> = match &self.recipe.lora {
+            None => self.net.layout.published().map(|p| (p.name, p.shape, p.range)).collect(),
+            Some(_) => (self.net.adapter_tensors().iter())
+                .map(|t| (t.name.clone(), t.shape.to_vec(), t.range.clone()))
+                .collect(),
+        };
         let weights: Vec<Item<'_>> =
-            published.iter().map(|p| item(&p.name, &p.shape, &self.params[p.range.clone()])).collect();
+            tensors.iter().map(|(name, shape, range)| item(name, shape, &self.params[range.clone()])).collect();
         let step = [optimizer.step() as f32];
         let [first, second] = optimizer.state();
         let lens = [[1], [first.len()], [second.len()]];
         let state_items =
             [item("step", &lens[0], &step), item("first", &lens[1], first), item("second", &lens[2], second)];
         let config = format!("{:#}\n", self.config_json);
-        let more: [(&str, &[u8]); 3] = [
+        let of_model: [(&str, &[u8]); 3] = [
             ("config.json", config.as_bytes()),
             ("tokenizer.json", &self.tokenizer.tokenizer),
             ("tokenizer_config.json", &self.tokenizer.config),
         ];
-        self.checkpoints.save(state, &weights, &state_items, &more)?;
+        let base = match &self.recipe.model {
+            ModelStart::From(model) => model.display().to_string(),
+            ModelStart::Config(_) | ModelStart::Shape(_) => String::new(),
+        };
+        match self.net.adapter_config(&base) {
+            None => self.checkpoints.save(state, &weights, &state_items, &of_model)?,
+            // A program that reads adapters takes the rest from the model under them.
+            Some(config) => {
+                let config = format!("{config:#}\n");
+                self.checkpoints.save(state, &weights, &state_items, &[("adapter_config.json", config.as_bytes())])?
+            }
+        };
         Ok(())
     }
 }
@@ -406,7 +457,7 @@ fn head_width(config: &Config) -> usize {
 }
 
 /// Rows `range` as a batch whose losses are part of a mean over `n_targets`.
-fn take(rows: &Rows, range: std::ops::Range<usize>, n_targets: usize, batch: &mut Batch) {
+fn take(rows: &Rows, range: Range<usize>, n_targets: usize, batch: &mut Batch) {
     batch.clear();
     let tokens = range.start * rows.sequence_length..range.end * rows.sequence_length;
     let weight = 1.0 / n_targets.max(1) as f32;
@@ -419,6 +470,16 @@ fn take(rows: &Rows, range: std::ops::Range<usize>, n_targets: usize, batch: &mu
 
 /// The optimiser's view of the layout. What has no gradient is moved by none, and no decay: a vector whose gradient is 0.
 fn parameters(net: &Net) -> Vec<Parameter> {
+    if net.adapters.is_some() {
+        let first = net.trained().start;
+        let of = |tensor: &AdapterTensor| Parameter {
+            name: tensor.name.clone(),
+            offset: tensor.range.start - first,
+            shape: tensor.shape.to_vec(),
+            rule: Rule::Matrix,
+        };
+        return net.adapter_tensors().iter().map(of).collect();
+    }
     let of = |param: &crate::Param| Parameter {
         name: param.planned.safetensors.clone(),
         offset: param.range.start,
@@ -438,9 +499,11 @@ type Start = (Net, Value, Vec<f32>);
 fn started(recipe: &Recipe, encoder: &Encoder) -> Result<Start, RunError> {
     let json = match &recipe.model {
         ModelStart::From(model) => {
-            let folder = Path::new(model);
-            let json = checkpoint::read_config(folder.join("config.json"))?;
-            let (net, params) = crate::load(Config::from_json(&json)?, &Checkpoint::open(folder)?)?;
+            let (mut net, json, mut params) = pretrained::load(model)?;
+            if let Some(spec) = &recipe.lora {
+                net.adapt(spec).map_err(|problem| file(model, problem))?;
+                net.start_adapters(recipe.seed, &mut params)?;
+            }
             return Ok((net, json, params));
         }
         ModelStart::Config(path) => checkpoint::read_config(path)?,
@@ -468,7 +531,21 @@ fn started(recipe: &Recipe, encoder: &Encoder) -> Result<Start, RunError> {
 /// A checkpoint's weights.
 fn resumed(found: &Found) -> Result<Start, RunError> {
     let json = checkpoint::read_config(found.path.join("config.json"))?;
-    let (net, params) = crate::load(Config::from_json(&json)?, &found.weights()?)?;
+    let (net, params) = crate::load(Config::from_json(&json)?, &found.weights(WEIGHTS)?)?;
+    Ok((net, json, params))
+}
+
+/// The adapters of a checkpoint, on the model that they were trained on.
+fn adapted((net, json, mut params): Start, found: &Found) -> Result<Start, RunError> {
+    let adapters = found.weights(ADAPTERS)?;
+    for tensor in net.adapter_tensors() {
+        let stored = adapters.require(&tensor.name)?;
+        if stored.shape != tensor.shape {
+            let problem = format!("{} has shape {:?}, expected {:?}", tensor.name, stored.shape, tensor.shape);
+            return Err(file(&found.path, format!("{problem}; `from` is another model than the run began with")));
+        }
+        params[tensor.range.clone()].copy_from_slice(&stored.to_f32()?);
+    }
     Ok((net, json, params))
 }
 

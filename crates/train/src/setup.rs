@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::bpe::{self, BpeError, TokenizerFiles};
 use crate::data::{self, DataError, Encoder, Packer, PackerSpec, Source};
 use crate::hash;
+use crate::pretrained::{self, TextError};
 use crate::recipe::{Recipe, Stage, StageKind};
 use crate::rng::Rng;
 use crate::split::Split;
@@ -34,6 +35,9 @@ pub enum SetupError {
     /// A file of the tokenizer cannot be written.
     #[error(transparent)]
     Write(#[from] checkpoint::Error),
+    /// The tokenizer of the model that training starts from.
+    #[error(transparent)]
+    Pretrained(#[from] TextError),
     /// A file of the tokenizer cannot be read.
     #[error("{}: cannot read the tokenizer: {source}", path.display())]
     Read {
@@ -48,15 +52,15 @@ pub enum SetupError {
 }
 
 /// The recipe's tokenizer: read where it lies, or trained into `OUTPUT/tokenizer` unless it is there from an earlier run
-/// of the same data. `model` is the folder of the model that training starts from, if it does.
+/// of the same data. `model` is the model that training starts from, if it does.
 ///
 /// # Errors
 /// A source or file is not as it should be, or there is too little text for the vocabulary
 pub fn tokenizer(recipe: &Recipe, model: Option<&Path>) -> Result<TokenizerFiles, SetupError> {
     let spec = &recipe.tokenizer;
     let Some(vocab_size) = spec.vocab_size else {
-        let folder = spec.from.as_deref().or(model).ok_or(SetupError::NoTokenizer)?;
-        return read(folder);
+        let from = spec.from.as_deref().or(model).ok_or(SetupError::NoTokenizer)?;
+        return Ok(pretrained::tokenizer(from)?);
     };
     let names: Vec<&String> = match &spec.sources {
         Some(names) => names.iter().collect(),

@@ -115,6 +115,10 @@ pub(crate) struct Scratch {
     pub(crate) d_weights: Vec<f32>,
     /// `[logit_rows(vocab), vocab]`
     pub(crate) logits: Vec<f32>,
+    /// `[logit_rows(vocab), d]` twice: the head's input and its gradient, of rows that count.
+    pub(crate) head: [Vec<f32>; 2],
+    /// Takes the gradients of norms that are frozen, whose kernels make them along with their inputs'.
+    pub(crate) frozen: Vec<f32>,
 }
 
 /// Rows whose logits exist at one time: 4 MB of them, so that they stay in the cache and the head's gradient is not read
@@ -257,6 +261,8 @@ impl Rows {
         let d = net.config.hidden_size;
         let widest = net.all_layers().map(Widths::of).fold(Widths::default(), Widths::max);
         let of = |width| self.of(width);
+        let n_logits = logit_rows(net.config.vocab_size).min(self.n_rows);
+        let at_once = |width: usize| self.values(n_logits.saturating_mul(width));
         Ok(Scratch {
             c_q: of(widest.q_raw)?,
             d_q_raw: of(widest.q_raw)?,
@@ -274,8 +280,9 @@ impl Rows {
             picks: [of(widest.top_k * d)?, of(widest.top_k * d)?],
             d_logits: of(widest.experts)?,
             d_weights: of(widest.top_k)?,
-            logits: self
-                .values(logit_rows(net.config.vocab_size).min(self.n_rows).saturating_mul(net.config.vocab_size))?,
+            logits: at_once(net.config.vocab_size)?,
+            head: [at_once(d)?, at_once(d)?],
+            frozen: self.values(if net.adapters.is_some() { d.max(widest.head_dim) } else { 0 })?,
         })
     }
 }
@@ -291,6 +298,7 @@ struct Widths {
     kv: usize,
     o: usize,
     heads: usize,
+    head_dim: usize,
     hidden: usize,
     top_k: usize,
     experts: usize,
@@ -310,7 +318,7 @@ impl Widths {
             }
             AttentionParams::Gqa(p) => {
                 (w.q, w.kv, w.o) = (p.w_q.rows, 2 * p.w_k.rows, p.w_o.cols);
-                w.heads = p.gqa.num_attention_heads;
+                (w.heads, w.head_dim) = (p.gqa.num_attention_heads, p.gqa.head_dim);
                 if p.gqa.qk_norm {
                     (w.q_raw, w.k_raw) = (w.q, p.w_k.rows);
                 }
@@ -337,6 +345,7 @@ impl Widths {
             kv: self.kv.max(other.kv),
             o: self.o.max(other.o),
             heads: self.heads.max(other.heads),
+            head_dim: self.head_dim.max(other.head_dim),
             hidden: self.hidden.max(other.hidden),
             top_k: self.top_k.max(other.top_k),
             experts: self.experts.max(other.experts),

@@ -45,7 +45,7 @@ fn newest(checkpoints: &Checkpoints, n: usize) -> (Option<u64>, Vec<String>) {
         let step = found.state.step;
         assert_eq!(found.state, state(step));
         let tensor = |file: checkpoint::Checkpoint, name| file.require(name).unwrap().to_f32().unwrap();
-        assert_eq!(tensor(found.weights().unwrap(), "w"), values(step, n));
+        assert_eq!(tensor(found.weights(WEIGHTS).unwrap(), "w"), values(step, n));
         assert_eq!(tensor(found.optimizer().unwrap(), "second"), values(step, n));
         step
     });
@@ -62,7 +62,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
+    let checkpoints = Checkpoints::open(folder.path(), 2, WEIGHTS).unwrap();
     assert_eq!(newest(&checkpoints, 5), (None, vec![]));
     for step in [5, 9, 10, 100] {
         save(&checkpoints, step, 5).unwrap();
@@ -77,7 +77,7 @@ fn the_newest_are_kept() {
 #[test]
 fn any_damage_is_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(folder.path(), 9).unwrap();
+    let checkpoints = Checkpoints::open(folder.path(), 9, WEIGHTS).unwrap();
     save(&checkpoints, 1, 5).unwrap();
     save(&checkpoints, 2, 5).unwrap();
     let last = folder.path().join("step-00000002");
@@ -114,7 +114,7 @@ fn any_damage_is_seen() {
 #[test]
 fn a_state_that_names_foreign_files_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
+    let checkpoints = Checkpoints::open(folder.path(), 2, WEIGHTS).unwrap();
     let item = |name| Item { name, dtype: Dtype::Weight(WeightFormat::F32), shape: &[1], data: Data::F32(&[1.0]) };
     // A writer that is told to leave the folder does not get far either.
     for name in ["../outside", "a/b"] {
@@ -127,7 +127,7 @@ fn a_state_that_names_foreign_files_is_refused() {
 #[test]
 fn a_save_that_fails_leaves_the_earlier_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
+    let checkpoints = Checkpoints::open(folder.path(), 2, WEIGHTS).unwrap();
     save(&checkpoints, 1, 5).unwrap();
     let values = [1.0f32; 3];
     let wrong = Item { name: "w", dtype: Dtype::Weight(WeightFormat::F32), shape: &[5], data: Data::F32(&values) };
@@ -144,7 +144,7 @@ const SIZE: usize = 20_000;
 #[ignore = "run by `killed_at_any_moment`"]
 fn endless_writer() {
     let folder = std::env::var("MINKE_TEST_FOLDER").unwrap();
-    let checkpoints = Checkpoints::open(Path::new(&folder), 2).unwrap();
+    let checkpoints = Checkpoints::open(Path::new(&folder), 2, WEIGHTS).unwrap();
     let first = newest(&checkpoints, SIZE).0.unwrap_or(0) + 1;
     for step in first.. {
         save(&checkpoints, step, SIZE).unwrap();
@@ -172,7 +172,7 @@ fn killed_at_any_moment() {
         let left = names(folder.path());
         assert!(left.iter().filter(|name| name.starts_with("step-")).count() <= 3, "{left:?}");
         // Hidden leftovers go, and what is there is whole.
-        let checkpoints = Checkpoints::open(folder.path(), 2).unwrap();
+        let checkpoints = Checkpoints::open(folder.path(), 2, WEIGHTS).unwrap();
         assert!(names(folder.path()).iter().all(|name| name.starts_with("step-")));
         let (step, warnings) = newest(&checkpoints, SIZE);
         assert_eq!(warnings, [""; 0]);

@@ -128,6 +128,8 @@ fn likelihoods_alone_are_those_of_the_step_and_gradients_are_added() {
     let batch = packed(&ids);
     let mut ws = Workspace::new(&net, batch.len() + 3).unwrap();
     let (losses, once) = run(&net, &params, &batch);
+    // What is masked is not computed.
+    assert!(losses.nll.iter().zip(&batch.weights).all(|(nll, weight)| (*nll == 0.0) == (*weight == 0.0)));
     assert_eq!(nll(&Reference, &net, &params, &batch, &mut ws), losses.nll);
     let mut twice = once.clone();
     loss_and_gradient(&Reference, &net, &params, &batch, OBJECTIVE, &mut ws, &mut twice);

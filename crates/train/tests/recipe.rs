@@ -1,6 +1,8 @@
 //! Recipes: what a good one means, and that every wrong one is refused before anything starts, by file, line and key.
 #![allow(clippy::unwrap_used, reason = "a test stops where something fails")]
 
+mod exercise;
+
 use std::fs;
 use std::path::Path;
 
@@ -119,6 +121,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("hidden_size = 64", "num_experts_per_tok = 99", "`model.num_experts_per_tok`: expected at most 8"),
     ("hidden_size = 64", "from = \"x\"", "r.toml:9: `model.num_"),
     ("hidden_size = 64", "initializer_range = 0", "`model.initializer_range`: expected a number above 0"),
+    // Adapters.
+    ("[tokenizer]", "[lora]\nrank = 8\nalpha = 16\n[tokenizer]", "`lora`: expected `from` in [model]"),
     // Tokenizer.
     ("vocab_size = 512", "vocab_size = 100", "r.toml:12: `tokenizer.vocab_size`: expected 272 to 262144, found 100"),
     ("vocab_size = 512", "", "`tokenizer`: expected `vocab_size` (train one) or `from`"),
@@ -209,8 +213,56 @@ proptest! {
     fn no_text_is_a_panic(from in 0..GOOD.len(), n in 0usize..40, put in "[a-z0-9=\\[\\]{}\", .\n-]{0,12}|\\PC{0,4}") {
         let mut text = GOOD.to_owned();
         text.replace_range(from..(from + n).min(GOOD.len()), &put);
+        exercise::recipe(&text, Path::new("no such folder/r.toml"));
         if let Err(error) = parse(&text) {
             prop_assert!(error.starts_with("r.toml"), "{}", error);
         }
+    }
+}
+
+#[test]
+fn adapters_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "x").unwrap();
+    fs::create_dir(folder.path().join("base")).unwrap();
+    let good = r#"
+output = "run"
+held_out = 0.0
+[model]
+from = "base"
+[lora]
+rank = 8
+alpha = 16
+[data.prose]
+text = ["a.txt"]
+[[stage]]
+type = "sft"
+steps = 2
+batch_tokens = 64
+sequence_length = 64
+evaluate_every = 0
+optimizer = { type = "adamw", lr = 0.001 }
+"#;
+    let parse = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        Recipe::parse(&good.replacen(from, to, 1), &folder.path().join("r.toml")).map_err(|e| e.to_string())
+    };
+    let recipe = parse("rank = 8", "rank = 8").unwrap();
+    assert!(matches!(&recipe.model, ModelStart::From(path) if path.ends_with("base")));
+    assert_eq!(recipe.lora.unwrap().targets.len(), 7);
+    let some = parse("alpha = 16", "alpha = 0.5\ntargets = [\"q_proj\", \"down_proj\"]").unwrap();
+    assert_eq!(some.lora.unwrap().targets.len(), 2);
+    for (from, to, said) in [
+        ("rank = 8", "rank = 0", "r.toml:7: `lora.rank`: expected 1 to 4096, found 0"),
+        ("rank = 8", "", "missing field `rank`"),
+        ("alpha = 16", "alpha = -1", "r.toml:8: `lora.alpha`: expected a number above 0"),
+        ("alpha = 16", "alpha = 16\ndropout = 0.1", "unknown field `dropout`, expected one of `rank`, `alpha`"),
+        ("alpha = 16", "alpha = 16\ntargets = []", "`lora.targets`: expected each map once"),
+        ("alpha = 16", "alpha = 16\ntargets = [\"q_proj\", \"q_proj\"]", "`lora.targets`: expected each map once"),
+        ("alpha = 16", "alpha = 16\ntargets = [\"lm_head\"]", "unknown variant `lm_head`, expected one of `q_proj`"),
+        ("from = \"base\"", "from = \"gone.gguf\"", "gone.gguf: expected a model's folder or .gguf file"),
+    ] {
+        let error = parse(from, to).unwrap_err();
+        assert!(error.contains(said), "{to}\n  gives {error}\n  not   {said}");
     }
 }

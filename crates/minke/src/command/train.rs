@@ -5,15 +5,17 @@
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
+use model::plan::plan;
 use ops::{Gemm, GemmLayout, TrainDevice};
 use serde_json::json;
 use train::log::StepRecord;
 use train::optim;
-use train::recipe::Recipe;
+use train::recipe::{ModelStart, Recipe};
 use train::run::{Observer, Plan, Run};
 
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, grouped, memory};
+use crate::source::Source;
 
 /// Train a model as a recipe says: from nothing or from one that is there, stage by stage.
 ///
@@ -48,6 +50,7 @@ impl From<train::run::RunError> for Failure {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
+    fits(&recipe)?;
     let dev = crate::device::cpu(None)?;
     let n_steps = recipe.stages.iter().map(train::recipe::Stage::n_steps).sum();
     let mut shown = Shown { bar: None, n_steps, as_json: args.json, failure: None };
@@ -74,8 +77,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match shown.failure {
         Some(failure) => Err(failure),
         None if args.json => Ok(()),
-        None => print(&format!("{}\n", recipe.output.display())),
+        None => {
+            let merged = recipe.lora.is_some().then(|| recipe.output.join(train::run::MERGED));
+            print(&format!("{}\n", merged.unwrap_or_else(|| recipe.output.clone()).display()))
+        }
     }
+}
+
+/// The weights that training starts from are decoded before anything else is known: they at least must fit.
+fn fits(recipe: &Recipe) -> Result<(), Failure> {
+    let ModelStart::From(model) = &recipe.model else { return Ok(()) };
+    let source = Source::open(&model.display().to_string())?;
+    let n_weights = plan(&source.config).iter().fold(0u64, |n, planned| n.saturating_add(planned.numel()));
+    let (needed, available) = (n_weights.saturating_mul(4), memory().available);
+    if needed <= available {
+        return Ok(());
+    }
+    let (model, needed, available) = (model.display(), bytes(needed), bytes(available));
+    Err(Failure::input(format!("{model}: takes {needed} decoded to f32, {available} are free; take a smaller model")))
 }
 
 /// What is seen of a run.
@@ -120,6 +139,7 @@ fn plan_json(plan: &Plan) -> serde_json::Value {
     json!({
         "parameters": plan.n_params,
         "active_parameters": plan.n_active,
+        "trained_parameters": plan.n_trained,
         "memory_bytes": plan.bytes,
         "tokens": plan.n_tokens,
         "flops": plan.flops,
@@ -127,8 +147,14 @@ fn plan_json(plan: &Plan) -> serde_json::Value {
 }
 
 fn plan_text(plan: &Plan) -> String {
+    let trained = match plan.n_trained < plan.n_params {
+        true => {
+            format!("trained     {} in adapters; all others are decoded to f32 and frozen\n", grouped(plan.n_trained))
+        }
+        false => String::new(),
+    };
     format!(
-        "parameters  {}, {} active\ntokens      {}\nmemory      {}\narithmetic  {:.2e} operations\n",
+        "parameters  {}, {} active\n{trained}tokens      {}\nmemory      {}\narithmetic  {:.2e} operations\n",
         grouped(plan.n_params),
         grouped(plan.n_active),
         grouped(plan.n_tokens),

@@ -157,6 +157,10 @@ impl Reader<'_> {
         if json.get("routed_scaling_factor") == Some(&json!(0.0)) {
             json.remove("routed_scaling_factor");
         }
+        // Some files say so that queries are not compressed.
+        if json.get("q_lora_rank") == Some(&json!(0)) {
+            json.remove("q_lora_rank");
+        }
         let is_moe = self.number("expert_count")?.unwrap_or(0.0) > 0.0;
         if !is_moe {
             json.remove("n_routed_experts");

@@ -20,7 +20,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(source_name: &str, key: &str, expected: &str, found: &str) -> Self {
+    pub(crate) fn new(source_name: &str, key: &str, expected: &str, found: &str) -> Self {
         let [source_name, key, expected, found] = [source_name, key, expected, found].map(str::to_owned);
         Self { source_name, key, expected, found }
     }

@@ -1,7 +1,7 @@
 //! GGUF out.
 //!
-//! Owns the metadata of an architecture and of a tokenizer, and GGUF's own arrangement of MLA's up-projection. The MTP
-//! module is left out: other programs refuse tensors that they do not use.
+//! Owns the metadata of an architecture and of a tokenizer, and GGUF's own arrangement of MLA's up-projection. An MTP
+//! module goes in as one more block, which llama.cpp reads over and this program drafts with.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -48,23 +48,21 @@ pub fn to_gguf<'a>(
     values: impl Fn(&PlannedTensor) -> &'a [f32],
 ) -> Result<(), checkpoint::Error> {
     let mut entries = Vec::new();
-    for tensor in plan(config).into_iter().filter(|tensor| !tensor.mtp) {
+    for tensor in plan(config) {
         let all = values(&tensor);
         match (&config.attention, tensor.name.strip_suffix(".w_ukv")) {
             (Attention::Mla(mla), Some(layer)) => {
                 let layer = layer.trim_start_matches("layers.").parse().unwrap_or(0);
-                entries.extend(split_kv_b(mla, layer, all, format.weight_format()));
+                entries.extend(split_kv_b(mla, layer, all, format));
             }
             (Attention::Gqa(gqa), _) if config.family == Family::Llama && is_rotated(&tensor) => {
-                let (name, shape, format) = (tensor.gguf, tensor.shape, format.weight_format());
-                let is_bias = tensor.role == Role::Bias;
-                let format = if is_bias { WeightFormat::F32 } else { format };
-                let row_len = if is_bias { 1 } else { config.hidden_size };
-                entries.push(Entry { name, format, shape, values: interleaved(all, gqa.head_dim, row_len) });
+                let row_len = if tensor.role == Role::Bias { 1 } else { config.hidden_size };
+                let format = stored_as(format, tensor.role, &tensor.shape);
+                let values = interleaved(all, gqa.head_dim, row_len);
+                entries.push(Entry { name: tensor.gguf, format, shape: tensor.shape, values });
             }
             _ => {
-                let keeps = matches!(tensor.role, Role::Norm | Role::Bias | Role::Router);
-                let format = if keeps { WeightFormat::F32 } else { format.weight_format() };
+                let format = stored_as(format, tensor.role, &tensor.shape);
                 entries.push(Entry { name: tensor.gguf, format, shape: tensor.shape, values: all.into() });
             }
         }
@@ -83,6 +81,17 @@ pub fn to_gguf<'a>(
     write::gguf(path, &metadata, &items)
 }
 
+/// The format of a tensor: small ones keep 32 bits, tables of tokens 8, and rows that are no whole number of blocks 16.
+fn stored_as(format: ExportFormat, role: Role, shape: &[usize]) -> WeightFormat {
+    let format = match (role, format) {
+        (Role::Norm | Role::Bias | Role::Router, _) => WeightFormat::F32,
+        (Role::Embedding | Role::Head, ExportFormat::Q4_0) => WeightFormat::Q8_0,
+        _ => format.weight_format(),
+    };
+    let n_cols = shape.last().copied().unwrap_or(0);
+    if format.row_bytes(n_cols).is_none() { WeightFormat::F16 } else { format }
+}
+
 /// Whether its rows are rotated: those of queries and keys.
 fn is_rotated(tensor: &PlannedTensor) -> bool {
     [".w_q", ".w_k", ".b_q", ".b_k"].iter().any(|end| tensor.name.ends_with(end))
@@ -98,7 +107,7 @@ fn interleaved<'a>(rows: &[f32], head_dim: usize, row_len: usize) -> Cow<'a, [f3
 }
 
 /// `attn_k_b` (W_UK transposed per head) and `attn_v_b` (W_UV) out of the published matrix `[H·(n+v), C]`.
-fn split_kv_b<'a>(mla: &Mla, layer: usize, kv_b: &[f32], format: WeightFormat) -> [Entry<'a>; 2] {
+fn split_kv_b<'a>(mla: &Mla, layer: usize, kv_b: &[f32], format: ExportFormat) -> [Entry<'a>; 2] {
     let (n, v, c) = (mla.qk_nope_head_dim, mla.v_head_dim, mla.kv_lora_rank);
     let heads = kv_b.chunks_exact((n + v) * c);
     let k_b = heads.clone().flat_map(|head| (0..c).flat_map(move |j| (0..n).map(move |i| head[i * c + j]))).collect();
@@ -106,7 +115,7 @@ fn split_kv_b<'a>(mla: &Mla, layer: usize, kv_b: &[f32], format: WeightFormat) -
     let [k, v] = gguf_split_kv_b(mla, layer);
     [(k, k_b), (v, v_b)].map(|((name, shape), values): (_, Vec<f32>)| Entry {
         name,
-        format,
+        format: stored_as(format, Role::Attention, &shape),
         shape: shape.to_vec(),
         values: Cow::Owned(values),
     })
@@ -130,6 +139,9 @@ fn architecture(name: &str, config: &Config, format: ExportFormat) -> Vec<Pair> 
     };
     let file_type = match format {
         ExportFormat::F32 => 0,
+        ExportFormat::F16 => 1,
+        ExportFormat::Q4_0 => 2,
+        ExportFormat::Q8_0 => 7,
         ExportFormat::BF16 => 32,
     };
     let mut pairs: Vec<Pair> = vec![
@@ -138,7 +150,11 @@ fn architecture(name: &str, config: &Config, format: ExportFormat) -> Vec<Pair> 
         ("general.file_type".into(), Value::U32(file_type)),
     ];
     let mut put = |key: &str, value: Value| pairs.push((format!("{arch}.{key}"), value));
-    put("block_count", count(config.num_hidden_layers));
+    // The modules are counted as layers, and how many of the last are modules.
+    put("block_count", count(config.num_hidden_layers + config.num_nextn_predict_layers));
+    if config.num_nextn_predict_layers > 0 {
+        put("nextn_predict_layers", count(config.num_nextn_predict_layers));
+    }
     put("context_length", count(config.max_position_embeddings));
     put("embedding_length", count(config.hidden_size));
     put("feed_forward_length", count(config.intermediate_size));
@@ -149,9 +165,8 @@ fn architecture(name: &str, config: &Config, format: ExportFormat) -> Vec<Pair> 
     match &config.attention {
         Attention::Mla(mla) => {
             put("attention.head_count_kv", count(1));
-            if let Some(rank) = mla.q_lora_rank {
-                put("attention.q_lora_rank", count(rank));
-            }
+            // Without the key llama.cpp guesses from the number of layers whether queries are compressed.
+            put("attention.q_lora_rank", count(mla.q_lora_rank.unwrap_or(0)));
             put("attention.kv_lora_rank", count(mla.kv_lora_rank));
             put("attention.key_length", count(mla.latent_dim()));
             put("attention.value_length", count(mla.kv_lora_rank));

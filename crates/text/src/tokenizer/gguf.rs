@@ -120,6 +120,16 @@ fn isolate(pattern: &str) -> Step {
     Step::Regex { pattern: pattern.into(), behavior: Behavior::Isolated, invert: false }
 }
 
+/// The name in GGUF of what a tokenizer does before its merges, if there is one.
+pub(crate) fn name_of(spec: &Spec) -> Option<&'static str> {
+    let same = |known: &&PreTokenizer| {
+        (known.steps)() == spec.steps
+            && known.normalizer == spec.normalizer
+            && known.ignore_merges == spec.ignore_merges
+    };
+    KNOWN.iter().find(same).map(|known| known.names[0])
+}
+
 /// Turns GGUF metadata into a tokenizer's data.
 pub(crate) fn parse(vocab: &GgufVocab) -> Result<Spec, TokenizerError> {
     if vocab.model != "gpt2" {

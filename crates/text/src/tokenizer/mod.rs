@@ -13,6 +13,7 @@ mod gguf;
 mod json;
 mod spec;
 mod unicode;
+mod write;
 
 pub use config::TokenizerConfig;
 pub use gguf::GgufVocab;

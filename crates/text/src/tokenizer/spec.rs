@@ -45,7 +45,7 @@ pub(crate) enum Normalizer {
 }
 
 /// What a split does with its matches, in the words of tokenizer.json.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub(crate) enum Behavior {
     Removed,
     Isolated,

@@ -9,12 +9,15 @@ use super::{ModelStart, Problem, Recipe, Step, model};
 use crate::bpe::{VOCAB_SIZE_MAX, VOCAB_SIZE_MIN};
 use crate::data::{Definition, expand};
 use crate::external::Limits;
+use crate::lora::LoraSpec;
 use crate::tasks;
 
 /// Most tokens of a row.
 const SEQUENCE_LENGTH_MAX: usize = 1 << 20;
 /// Most tokens of a step.
 const BATCH_TOKENS_MAX: u64 = 1 << 32;
+/// Most rows of an adapter's inner factor.
+const LORA_RANK_MAX: usize = 4096;
 /// Most steps of a stage.
 const STEPS_MAX: u64 = 1 << 40;
 
@@ -41,6 +44,9 @@ pub(super) fn check(document: Document, file: &Path) -> Result<Recipe, Problem> 
         return Err(Problem::new(&[], "data", "expected at least one source, [data.NAME]"));
     }
     let start = model::read(&document.model, folder)?;
+    if let Some(lora) = &document.lora {
+        check_lora(lora, &start)?;
+    }
     let data = (document.data.iter())
         .map(|(name, data)| Ok((name.clone(), definition(name, data, folder)?)))
         .collect::<Result<BTreeMap<_, _>, Problem>>()?;
@@ -62,11 +68,42 @@ pub(super) fn check(document: Document, file: &Path) -> Result<Recipe, Problem> 
         output,
         keep_checkpoints: document.keep_checkpoints,
         model: start,
+        lora: document.lora,
         tokenizer,
         data,
         stages,
         fingerprint: String::new(),
     })
+}
+
+fn check_lora(lora: &LoraSpec, start: &ModelStart) -> Result<(), Problem> {
+    let path = [key("lora")];
+    if !matches!(start, ModelStart::From(_)) {
+        return Err(Problem::new(
+            &[],
+            "lora",
+            "expected `from` in [model]: adapters are added to a model that is there",
+        ));
+    }
+    if !(1..=LORA_RANK_MAX).contains(&lora.rank) {
+        return Err(Problem::new(&path, "rank", format!("expected 1 to {LORA_RANK_MAX}, found {}", lora.rank)));
+    }
+    if !(lora.alpha > 0.0 && lora.alpha <= 1e6) {
+        return Err(Problem::new(
+            &path,
+            "alpha",
+            format!("expected a number above 0, at most 1e6, found {}", lora.alpha),
+        ));
+    }
+    let is_twice = |(i, target)| lora.targets[..i].contains(target);
+    if lora.targets.is_empty() || lora.targets.iter().enumerate().any(is_twice) {
+        return Err(Problem::new(
+            &path,
+            "targets",
+            format!("expected each map once, at least one, found {:?}", lora.targets),
+        ));
+    }
+    Ok(())
 }
 
 fn tokenizer(

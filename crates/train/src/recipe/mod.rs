@@ -15,6 +15,7 @@ use toml::de::DeTable;
 
 use crate::data::Definition;
 use crate::hash;
+use crate::lora::LoraSpec;
 
 pub use model::{INITIALIZER_RANGE, ModelStart, config_json};
 pub use spec::{Data, OptimizerKind, OptimizerSpec, Stage, StageKind, TokenizerSpec};
@@ -64,6 +65,8 @@ pub struct Recipe {
     pub keep_checkpoints: usize,
     /// From what training starts.
     pub model: ModelStart,
+    /// Train adapters instead of the model.
+    pub lora: Option<LoraSpec>,
     /// Which tokenizer.
     pub tokenizer: TokenizerSpec,
     /// Sources by name.

@@ -13,8 +13,8 @@ pub const INITIALIZER_RANGE: f64 = 0.02;
 /// From what training starts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelStart {
-    /// The weights of a model: a path, or an id that is looked up where models are fetched from.
-    From(String),
+    /// The weights of a model: a folder or a .gguf file.
+    From(PathBuf),
     /// New weights in the shape of a config.json: its path.
     Config(PathBuf),
     /// New weights in this shape: keys of config.json, without those that the tokenizer decides.
@@ -97,10 +97,15 @@ pub(super) fn read(table: &toml::Table, folder: &Path) -> Result<ModelStart, Pro
             let message = format!("expected nothing beside `{key}`, which decides the shape");
             return Err(Problem::new(&path, other, message));
         }
-        if !is_path {
-            return Ok(ModelStart::From(text.to_owned()));
-        }
         let file = folder.join(text);
+        if !is_path {
+            if !file.exists() {
+                let message =
+                    format!("{}: expected a model's folder or .gguf file, found nothing there", file.display());
+                return Err(Problem::new(&path, key, message));
+            }
+            return Ok(ModelStart::From(file));
+        }
         let json = checkpoint::read_config(&file).map_err(|e| Problem::new(&path, key, e.to_string()))?;
         Config::from_json(&json).map_err(|e| Problem::new(&path, key, e.to_string()))?;
         return Ok(ModelStart::Config(file));

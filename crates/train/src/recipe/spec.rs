@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::lora::LoraSpec;
 use crate::optim::{AdamW, Method, Muon, Schedule};
 
 /// The file as it is written.
@@ -20,6 +21,7 @@ pub(super) struct Document {
     #[serde(default = "keep_checkpoints")]
     pub(super) keep_checkpoints: usize,
     pub(super) model: toml::Table,
+    pub(super) lora: Option<LoraSpec>,
     pub(super) tokenizer: Option<TokenizerSpec>,
     pub(super) data: BTreeMap<String, Data>,
     #[serde(rename = "stage")]
