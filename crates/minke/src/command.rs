@@ -4,4 +4,5 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod serve;
 pub(crate) mod train;

@@ -68,6 +68,8 @@ pub struct StopMatcher {
     held: String,
     /// Where in `held` the leftmost complete match begins, while one that begins before it may still complete.
     cut: Option<usize>,
+    /// Which string that match is of.
+    found: usize,
     stopped: bool,
 }
 
@@ -76,7 +78,7 @@ impl StopMatcher {
     #[must_use]
     pub fn new(strings: Arc<StopStrings>) -> Self {
         let matched = vec![0; strings.stops.len()];
-        Self { strings, matched, held: String::new(), cut: None, stopped: false }
+        Self { strings, matched, held: String::new(), cut: None, found: 0, stopped: false }
     }
 
     /// Takes `text`; returns what is safe to show. After a stop string, returns nothing any more.
@@ -109,14 +111,16 @@ impl StopMatcher {
     fn step(&mut self, end: usize) {
         let byte = self.held.as_bytes()[end - 1];
         let strings = self.strings.stops.iter().zip(&self.strings.fallback);
-        for ((stop, fallback), n) in strings.zip(&mut self.matched) {
+        for (i, ((stop, fallback), n)) in strings.zip(&mut self.matched).enumerate() {
             while *n > 0 && stop[*n] != byte {
                 *n = fallback[*n];
             }
             *n += usize::from(stop[*n] == byte);
             if *n == stop.len() {
                 let start = end - stop.len();
-                self.cut = Some(self.cut.map_or(start, |cut| cut.min(start)));
+                if self.cut.is_none_or(|cut| start < cut) {
+                    (self.cut, self.found) = (Some(start), i);
+                }
                 *n = fallback[*n];
             }
         }
@@ -138,6 +142,13 @@ impl StopMatcher {
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// The stop string that was found.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<&str> {
+        let stop = self.strings.stops.get(self.found).filter(|_| self.stopped)?;
+        std::str::from_utf8(stop).ok()
     }
 
     /// Ends the stream: what was held back is no stop string after all, unless one was waiting for a longer one.
