@@ -1,9 +1,12 @@
-//! stub
-/// x
-pub struct Chats;
-/// x
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct ChatsError;
-impl Chats { pub(crate) fn open(_: &std::path::Path) -> Result<Self, ChatsError> { Ok(Self) } }
-pub(crate) fn routes() -> utoipa_axum::router::OpenApiRouter<crate::app::App> { utoipa_axum::router::OpenApiRouter::new() }
+//! Chats that are kept: conversations and their messages in one SQLite file, each belonging to the key that made it.
+//!
+//! Owns the file (`store.rs`), what a chat looks like outside of it (`wire.rs`, `markdown.rs`), and the routes (`http.rs`).
+//! Must not know the engine: who wants a conversation to be answered asks for that elsewhere.
+
+mod http;
+mod markdown;
+mod store;
+mod wire;
+
+pub(crate) use http::routes;
+pub use store::{Chats, ChatsError};
