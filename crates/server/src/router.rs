@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{AnthropicErrorBody, ApiError, ErrorBody};
 use crate::options::{Options, StartError};
 use crate::{chats, dialect, status, tokens};
 
@@ -27,10 +27,14 @@ use crate::{chats, dialect, status, tokens};
 const OPEN: [&str; 2] = ["/health", "/ready"];
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Minke",
-    description = "A language model behind the APIs of OpenAI, DeepSeek and Anthropic. Fields that are not named here are ignored."
-))]
+#[openapi(
+    info(
+        title = "Minke",
+        description = "A language model behind the APIs of OpenAI, DeepSeek and Anthropic. Fields that are not named here \
+                       are ignored."
+    ),
+    components(schemas(ErrorBody, AnthropicErrorBody))
+)]
 struct Description;
 
 fn routes() -> OpenApiRouter<App> {

@@ -69,7 +69,11 @@ pub(crate) async fn create(
                 true => collect(&mut start(&app, &caller, wish).await?, n).await?,
                 false => vec![Choice::default(); n],
             };
-            add_usage(&mut usage, &choices);
+            match writes {
+                true => add_usage(&mut usage, &choices),
+                false => usage.prompt_tokens += echo.n_tokens,
+            }
+            usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
             for one in &choices {
                 let index = answer.choices.len();
                 answer.choices.push(choice(index, one, &echo, with_logprobs.is_some()));
@@ -87,7 +91,6 @@ fn add_usage(usage: &mut Usage, choices: &[Choice]) {
     choices.iter().filter_map(|choice| choice.end.as_ref()).for_each(|end| own.add(end));
     usage.prompt_tokens += own.prompt_tokens;
     usage.completion_tokens += own.completion_tokens;
-    usage.total_tokens += own.total_tokens;
     usage.prompt_cache_hit_tokens += own.prompt_cache_hit_tokens;
     usage.prompt_cache_miss_tokens += own.prompt_cache_miss_tokens;
     usage.prompt_tokens_details.cached_tokens += own.prompt_tokens_details.cached_tokens;
@@ -112,8 +115,9 @@ async fn echo(
     top_logprobs: Option<usize>,
 ) -> Result<Echo, ApiError> {
     let text = echo_text(app, wish)?;
-    let Some(top_logprobs) = top_logprobs else { return Ok(Echo { text, ..Echo::default() }) };
     let tokens = encode(&app.model, wish)?.tokens;
+    let n_tokens = tokens.len();
+    let Some(top_logprobs) = top_logprobs else { return Ok(Echo { text, n_tokens, ..Echo::default() }) };
     let added = app.model.facts.bos_token.filter(|_| matches!(wish.prompt, Prompt::Text { .. }));
     let n_added = usize::from(added.is_some());
     let (mut logprobs, mut offset) = (CompletionLogprobs::default(), 0);
@@ -128,5 +132,5 @@ async fn echo(
         let choices = collect(&mut generation, 1).await?;
         choices.iter().flat_map(|c| &c.logprobs).for_each(|token| logprobs.push(token, &mut offset, false));
     }
-    Ok(Echo { text, logprobs })
+    Ok(Echo { text, n_tokens, logprobs })
 }

@@ -13,6 +13,8 @@ use crate::stream::{Render, data};
 #[derive(Default)]
 pub(super) struct Echo {
     pub(super) text: String,
+    /// Tokens of the prompt.
+    pub(super) n_tokens: usize,
     /// Of the prompt's tokens, the first of which has no log-probability.
     pub(super) logprobs: CompletionLogprobs,
 }
