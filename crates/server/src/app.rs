@@ -2,8 +2,8 @@
 //!
 //! Owns the parts of a running server and how work is handed to threads that may block. Must not know routes.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use engine::Handle;
 use tokio::sync::Semaphore;

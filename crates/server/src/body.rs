@@ -45,7 +45,10 @@ pub(crate) async fn read(app: &App, body: Body) -> Result<Bytes, ApiError> {
         }
         Err(_) => {
             let seconds = app.options.body_timeout.as_secs();
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("body: expected the whole of it within {seconds} s")))
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("body: expected the whole of it within {seconds} s"),
+            ))
         }
     }
 }

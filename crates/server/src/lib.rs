@@ -58,10 +58,9 @@ impl Server {
         router::check_origins(&options)?;
         let tls = options.tls.as_ref().map(listen::tls).transpose()?;
         let chats = match &options.chats {
-            Some(path) => Some(Chats::open(path).map_err(|e| StartError::Chats {
-                path: path.clone(),
-                problem: e.to_string(),
-            })?),
+            Some(path) => {
+                Some(Chats::open(path).map_err(|e| StartError::Chats { path: path.clone(), problem: e.to_string() })?)
+            }
             None => None,
         };
         let listener = listen::bind(options.addr)?;

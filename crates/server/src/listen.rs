@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -24,6 +25,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::app::App;
 use crate::options::{StartError, Tls};
+use crate::router::canonical;
 
 /// Bytes of a request's head at most.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -133,7 +135,7 @@ async fn connection(
     app: &App,
     mut end: watch::Receiver<bool>,
 ) {
-    let service = TowerToHyperService::new(router);
+    let service = Renamed(TowerToHyperService::new(router));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(app.options.head_timeout);
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
@@ -145,6 +147,26 @@ async fn connection(
     }
     served.as_mut().graceful_shutdown();
     let _ = served.await;
+}
+
+/// Leads the paths of other services' clients to ours.
+struct Renamed<S>(S);
+
+impl<B, S: hyper::service::Service<Request<B>>> hyper::service::Service<Request<B>> for Renamed<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<B>) -> Self::Future {
+        if let Some(path) = canonical(request.uri().path()) {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            // What is left of a path that was one is one.
+            if let Ok(uri) = format!("{path}{query}").parse() {
+                *request.uri_mut() = uri;
+            }
+        }
+        self.0.call(request)
+    }
 }
 
 /// A socket whose other end has to read: a write that stalls for too long is an error.

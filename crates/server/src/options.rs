@@ -152,9 +152,8 @@ impl Options {
         if !self.addr.ip().is_loopback() && self.keys.is_empty() {
             return Err(StartError::KeysRequired(self.addr));
         }
-        let is_unfit = |key: &&ApiKey| {
-            key.secret.len() < KEY_CHARS_MIN || !key.secret.bytes().all(|byte| byte.is_ascii_graphic())
-        };
+        let is_unfit =
+            |key: &&ApiKey| key.secret.len() < KEY_CHARS_MIN || !key.secret.bytes().all(|byte| byte.is_ascii_graphic());
         match self.keys.iter().find(is_unfit) {
             Some(key) => Err(StartError::Key { name: key.name.clone(), min: KEY_CHARS_MIN }),
             None => Ok(()),

@@ -62,6 +62,20 @@ pub fn openapi() -> String {
     serde_json::to_string_pretty(&routes().split_for_parts().1).unwrap_or_default()
 }
 
+/// Where a path of another service's leads here, if it is one: DeepSeek's has no `/v1`, its beta features are under `/beta`,
+/// its Anthropic dialect under `/anthropic`.
+pub(crate) fn canonical(path: &str) -> Option<String> {
+    const WITHOUT_VERSION: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/models"];
+    let rest = ["/beta", "/anthropic"].iter().find_map(|prefix| path.strip_prefix(prefix)).unwrap_or(path);
+    let is_known =
+        |known: &&&str| rest.strip_prefix(**known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match WITHOUT_VERSION.iter().find(is_known) {
+        Some(_) => Some(format!("/v1{rest}")),
+        None if rest.len() < path.len() && rest.starts_with("/v1/") => Some(rest.to_owned()),
+        None => None,
+    }
+}
+
 /// All routes of a server.
 pub(crate) fn router(app: &App) -> Router {
     let (router, description) = routes().split_for_parts();
@@ -133,7 +147,8 @@ fn check_host(app: &App, request: &Request) -> Result<(), ApiError> {
     match is_address || is_known {
         true => Ok(()),
         false => {
-            let message = format!("host: expected localhost or an address, found {name:?}; name it with --host, or use keys");
+            let message =
+                format!("host: expected localhost or an address, found {name:?}; name it with --host, or use keys");
             Err(ApiError::new(StatusCode::FORBIDDEN, message))
         }
     }
@@ -165,4 +180,27 @@ fn cors(options: &Options) -> CorsLayer {
     let origins: Vec<HeaderValue> = options.cors.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
     let origins = Arc::new(origins);
     layer.allow_origin(AllowOrigin::predicate(move |origin, _| origins.contains(origin)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_other_services_lead_here() {
+        let cases = [
+            ("/chat/completions", Some("/v1/chat/completions")),
+            ("/beta/completions", Some("/v1/completions")),
+            ("/beta/v1/chat/completions", Some("/v1/chat/completions")),
+            ("/anthropic/v1/messages", Some("/v1/messages")),
+            ("/models/x", Some("/v1/models/x")),
+            ("/v1/chat/completions", None),
+            ("/modelsx", None),
+            ("/anthropic", None),
+            ("/health", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(canonical(path).as_deref(), expected, "{path}");
+        }
+    }
 }

@@ -108,7 +108,8 @@ fn a_server_that_is_to_end_lets_answers_end_and_takes_no_more() {
     let thread = served.stop();
     let answer = pending.answer();
     assert!(answer.body.ends_with("data: [DONE]\n\n"));
-    let said = answer.events().into_iter().map(|e| e["choices"][0]["delta"]["content"].as_str().unwrap_or("").to_owned());
+    let said =
+        answer.events().into_iter().map(|e| e["choices"][0]["delta"]["content"].as_str().unwrap_or("").to_owned());
     assert!(said.collect::<String>().ends_with(" 29 30"));
     thread.unwrap().join().unwrap();
     assert!(TcpStream::connect(served.addr).is_err());
@@ -139,7 +140,9 @@ fn heads_and_bodies_have_limits_in_size_and_time() {
     assert_eq!(send(served.addr, "GET", "/health", &many, "").answer().status, 431);
     // A body that never comes.
     let mut socket = TcpStream::connect(served.addr).unwrap();
-    let head = format!("POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{");
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+    );
     socket.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -183,7 +186,9 @@ fn keys_are_asked_for_and_count_their_requests() {
     let limits = Options { keys: vec![key("ann"), key("bob")], rate_per_minute: 3, n_requests_per_key: 1, ..options() };
     let served = serve(Size { step: STEP, ..Size::default() }, limits);
     let ask = |headers: &[(&str, &str)], n| send(served.addr, "POST", PATH, headers, &count(n, false).to_string());
-    for headers in [vec![], vec![("authorization", "Bearer secret-of-eve")], vec![("authorization", "Basic secret-of-ann")]] {
+    for headers in
+        [vec![], vec![("authorization", "Bearer secret-of-eve")], vec![("authorization", "Basic secret-of-ann")]]
+    {
         let refused = ask(&headers, 2).answer();
         assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
         assert_eq!(refused.json()["error"]["code"], "invalid_api_key");
@@ -226,7 +231,11 @@ fn pages_of_other_origins_are_kept_out_unless_they_are_named() {
     let named = Options { cors: vec!["https://chat.example".into()], hosts: vec!["box.example".into()], ..options() };
     let served = serve(Size::default(), named);
     let asks = |origin: &str| {
-        let headers = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "content-type")];
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "content-type"),
+        ];
         let answer = send(served.addr, "OPTIONS", PATH, &headers, "").answer();
         answer.header("access-control-allow-origin").map(str::to_owned)
     };
@@ -235,14 +244,22 @@ fn pages_of_other_origins_are_kept_out_unless_they_are_named() {
     // A page can point a name of its own at this machine.
     let status = |host: &str| {
         let mut socket = TcpStream::connect(served.addr).unwrap();
-        socket.write_all(format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+        socket
+            .write_all(format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
+            .unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         answer[9..12].parse::<u16>().unwrap()
     };
     for (host, expected) in [
-        ("evil.example", 403), ("localhost.evil.example", 403), ("localhost:8080", 200), ("127.0.0.1", 200),
-        ("[::1]:80", 200), ("box.example:1", 200), ("api.localhost", 200), ("127.0.0.1.evil.example", 403),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("localhost:8080", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("box.example:1", 200),
+        ("api.localhost", 200),
+        ("127.0.0.1.evil.example", 403),
     ] {
         assert_eq!(status(host), expected, "{host}");
     }

@@ -60,7 +60,9 @@ fn a_conversation_is_made_grows_is_renamed_cut_and_forgotten() {
     let listed = get(served.addr, &format!("{PATH}?limit=1")).json();
     assert_eq!((listed["data"][0]["id"].clone(), listed["has_more"].as_bool()), (chat["id"].clone(), Some(false)));
     assert_eq!(delete(served.addr, &path).status, 204);
-    for answer in [get(served.addr, &path), delete(served.addr, &path), post(served.addr, &format!("{path}/messages"), &messages)] {
+    for answer in
+        [get(served.addr, &path), delete(served.addr, &path), post(served.addr, &format!("{path}/messages"), &messages)]
+    {
         assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (404, Some("not_found")));
     }
 }
@@ -97,9 +99,12 @@ fn words_are_found_in_any_script_whatever_they_mean_to_the_database() {
 fn exports_come_back_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let served = server(&folder);
-    let chat = begin(served.addr, &json!({ "title": "A\nB", "messages": [
+    let chat = begin(
+        served.addr,
+        &json!({ "title": "A\nB", "messages": [
         message("user", "### User\n\n<!-- minke:content {} -->"),
-        { "role": "assistant", "content": "yes\n", "reasoning_content": "\nhm" }] }));
+        { "role": "assistant", "content": "yes\n", "reasoning_content": "\nhm" }] }),
+    );
     let strip = |chat: &Value| {
         let messages = chat["messages"].as_array().unwrap().iter();
         let kept = ["role", "content", "reasoning_content", "created_ms"];
@@ -115,7 +120,8 @@ fn exports_come_back_as_they_were() {
         assert_ne!(copy["id"], chat["id"]);
         assert_eq!((&copy["title"], strip(&copy)), (&chat["title"], strip(&chat)));
     }
-    let wrong = [json!({}), json!({ "markdown": "hello" }), json!({ "conversations": [{ "messages": [{ "role": "x" }] }] })];
+    let wrong =
+        [json!({}), json!({ "markdown": "hello" }), json!({ "conversations": [{ "messages": [{ "role": "x" }] }] })];
     for import in wrong {
         assert_eq!(post(served.addr, &format!("{PATH}/import"), &import).status, 400);
     }

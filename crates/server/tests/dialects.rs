@@ -118,13 +118,19 @@ fn messages_answer_think_call_and_stream() {
     request["stream"] = true.into();
     let events = post(served.addr, path, &request).events();
     let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
-    assert_eq!((kinds[0], kinds[kinds.len() - 2], kinds[kinds.len() - 1]), ("message_start", "message_delta", "message_stop"));
+    assert_eq!(
+        (kinds[0], kinds[kinds.len() - 2], kinds[kinds.len() - 1]),
+        ("message_start", "message_delta", "message_stop")
+    );
     let blocks: Vec<&Value> = events.iter().filter(|e| e["type"] == "content_block_start").collect();
     let started: Vec<&str> = blocks.iter().map(|e| e["content_block"]["type"].as_str().unwrap()).collect();
     assert_eq!(started, ["thinking", "text", "tool_use"]);
     assert_eq!(kinds.iter().filter(|kind| **kind == "content_block_stop").count(), 3);
     let part = |key: &str| events.iter().filter_map(|e| e["delta"][key].as_str()).collect::<String>();
-    assert_eq!((part("thinking"), part("text"), part("partial_json")), ("why".into(), "so: ".into(), "{\"city\": \"Paris\"}".into()));
+    assert_eq!(
+        (part("thinking"), part("text"), part("partial_json")),
+        ("why".into(), "so: ".into(), "{\"city\": \"Paris\"}".into())
+    );
     assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], "tool_use");
     // The call and its result go back.
     request["stream"] = false.into();
@@ -148,7 +154,10 @@ fn messages_go_on_stop_choose_and_refuse_in_their_own_shape() {
     let begun = json!([{ "role": "user", "content": "count 9" }, { "role": "assistant", "content": "1 2 3" }]);
     assert_eq!(ok(&served, path, &ask(begun, json!({})))["content"][0]["text"], " 4 5 6 7 8 9");
     let stopped = ok(&served, path, &ask(user("count 9"), json!({ "stop_sequences": ["x", "4"] })));
-    assert_eq!((stopped["stop_reason"].as_str(), stopped["stop_sequence"].as_str()), (Some("stop_sequence"), Some("4")));
+    assert_eq!(
+        (stopped["stop_reason"].as_str(), stopped["stop_sequence"].as_str()),
+        (Some("stop_sequence"), Some("4"))
+    );
     let cut = ok(&served, path, &ask(user("count 99"), json!({})));
     assert_eq!(cut["stop_reason"], "max_tokens");
     let tools = json!([{ "name": "weather", "input_schema": schema() }]);
@@ -159,7 +168,10 @@ fn messages_go_on_stop_choose_and_refuse_in_their_own_shape() {
     for (request, word) in [
         (json!({ "messages": user("x") }), "max_tokens"),
         (ask(json!([]), json!({})), "messages"),
-        (ask(json!([{ "role": "user", "content": [{ "type": "image", "source": {} }] }]), json!({})), "messages[0].content"),
+        (
+            ask(json!([{ "role": "user", "content": [{ "type": "image", "source": {} }] }]), json!({})),
+            "messages[0].content",
+        ),
         (ask(user("x"), json!({ "tool_choice": { "type": "any" } })), "tool_choice"),
         (ask(user("x"), json!({ "temperature": -1 })), "temperature"),
         (ask(user(&"long ".repeat(3000)), json!({})), "2048"),
@@ -189,16 +201,25 @@ fn responses_answer_call_stream_and_follow_one_another() {
     let mut request = json!({ "input": [{ "role": "user", "content": [{ "type": "input_text",
         "text": format!("say: why\n</think>\n\nso: {CALL}") }] }], "tools": tools, "reasoning": { "effort": "high" } });
     let called = ok(&served, path, &request);
-    let kinds = |output: &Value| output.as_array().unwrap().iter().map(|i| i["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let kinds = |output: &Value| {
+        output.as_array().unwrap().iter().map(|i| i["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(kinds(&called["output"]), ["reasoning", "message", "function_call"]);
     assert_eq!(called["output"][2]["arguments"], "{\"city\": \"Paris\"}");
     request["stream"] = true.into();
     let events = post(served.addr, path, &request).events();
     let last = events.last().unwrap();
-    assert_eq!((events[0]["type"].as_str(), last["type"].as_str()), (Some("response.created"), Some("response.completed")));
+    assert_eq!(
+        (events[0]["type"].as_str(), last["type"].as_str()),
+        (Some("response.created"), Some("response.completed"))
+    );
     assert!(events.iter().enumerate().all(|(i, e)| e["sequence_number"] == i));
     assert_eq!(kinds(&last["response"]["output"]), ["reasoning", "message", "function_call"]);
-    let text: String = events.iter().filter(|e| e["type"] == "response.output_text.delta").filter_map(|e| e["delta"].as_str()).collect();
+    let text: String = events
+        .iter()
+        .filter(|e| e["type"] == "response.output_text.delta")
+        .filter_map(|e| e["delta"].as_str())
+        .collect();
     assert_eq!(text, "so: ");
     // All of it goes back with the function's output.
     let mut input = request["input"].as_array().unwrap().clone();
@@ -212,7 +233,10 @@ fn responses_answer_call_stream_and_follow_one_another() {
     let text = shaped["output"][0]["content"][0]["text"].as_str().unwrap();
     assert!(serde_json::from_str::<Value>(text).unwrap()["city"].is_string());
     let cut = ok(&served, path, &json!({ "input": "count 99", "max_output_tokens": 5 }));
-    assert_eq!((cut["status"].as_str(), cut["incomplete_details"]["reason"].as_str()), (Some("incomplete"), Some("max_output_tokens")));
+    assert_eq!(
+        (cut["status"].as_str(), cut["incomplete_details"]["reason"].as_str()),
+        (Some("incomplete"), Some("max_output_tokens"))
+    );
     for (request, word) in [
         (json!({}), "input"),
         (json!({ "input": [] }), "messages"),

@@ -10,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::markdown;
 use super::store::{Chats, ChatsError};
 use super::wire::{
     Chat, ChatChange, Export, ExportForm, Hits, Import, NewChat, NewMessages, Page, Query, StoredMessages, Summaries,
 };
-use super::markdown;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;

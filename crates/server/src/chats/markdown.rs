@@ -100,8 +100,11 @@ pub(super) fn read(text: &str) -> Result<NewChat, String> {
     }
 }
 
-/// Kind and facts of a line that is a comment of this form.
-fn marked(line: &str) -> Result<Option<(&str, Map<String, Value>)>, String> {
+/// What a comment of this form says: its kind and its facts.
+type Marked<'a> = (&'a str, Map<String, Value>);
+
+/// What a line says, if it is such a comment.
+fn marked(line: &str) -> Result<Option<Marked<'_>>, String> {
     let Some(rest) = line.strip_prefix(MARK) else { return Ok(None) };
     let inner = rest.trim_end().strip_suffix(END).ok_or("expected the comment to end in its line")?;
     let (kind, facts) = inner.split_once(' ').ok_or("expected a kind and its facts")?;
@@ -147,8 +150,18 @@ mod tests {
     #[test]
     fn what_is_written_is_read_whatever_it_says() {
         let texts = [
-            "", "plain", "\n", "\n\nlines\n\n", "### User", "a\n\n### User", "<!-- minke:content {} -->", "\\<!-- minke:x",
-            "\\\\<!-- minke:x -->\n\n### Assistant\n", "```\n# code --> <!--\n```", "\r\n", "漢字",
+            "",
+            "plain",
+            "\n",
+            "\n\nlines\n\n",
+            "### User",
+            "a\n\n### User",
+            "<!-- minke:content {} -->",
+            "\\<!-- minke:x",
+            "\\\\<!-- minke:x -->\n\n### Assistant\n",
+            "```\n# code --> <!--\n```",
+            "\r\n",
+            "漢字",
         ];
         for (i, content) in texts.iter().enumerate() {
             for reasoning in texts.iter().copied().map(Some).chain([None]) {
@@ -174,7 +187,13 @@ mod tests {
 
     #[test]
     fn what_is_no_export_is_refused() {
-        for text in ["", "# Title", "<!-- minke:content {\"role\": \"user\"} -->\n\nx", "<!-- minke:conversation {x} -->", "<!-- minke:"] {
+        for text in [
+            "",
+            "# Title",
+            "<!-- minke:content {\"role\": \"user\"} -->\n\nx",
+            "<!-- minke:conversation {x} -->",
+            "<!-- minke:",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

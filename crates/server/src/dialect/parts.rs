@@ -257,7 +257,8 @@ impl ResponseFormat {
     /// # Errors
     /// An unknown type, or its details are missing
     pub(crate) fn into_spec(self) -> Result<Option<GrammarSpec>, ApiError> {
-        let missing = |field: &str| ApiError::field(format!("response_format.{field}"), "expected this field, found none");
+        let missing =
+            |field: &str| ApiError::field(format!("response_format.{field}"), "expected this field, found none");
         Ok(Some(match self.r#type.as_str() {
             "text" => return Ok(None),
             "json_object" => GrammarSpec::JsonObject,

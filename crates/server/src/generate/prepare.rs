@@ -99,7 +99,12 @@ fn stream(model: &Model, wish: &GenerationRequest, in_reasoning: bool, has_tools
 ///
 /// # Errors
 /// The text is too long, or its log-probabilities too many
-pub(super) fn prepare_read_back(model: &Model, tokens: &[u32], top_logprobs: usize, owner: u64) -> Result<Prepared, ApiError> {
+pub(super) fn prepare_read_back(
+    model: &Model,
+    tokens: &[u32],
+    top_logprobs: usize,
+    owner: u64,
+) -> Result<Prepared, ApiError> {
     let facts = &model.facts;
     if tokens.len() >= facts.n_context {
         return Err(ApiError::context_length("prompt", tokens.len(), facts.n_context));
@@ -207,12 +212,7 @@ fn is_strict(tool: &serde_json::Value) -> bool {
 
 /// The grammar of calls. A schema that cannot be enforced is an error where it is to be followed to the letter, else any
 /// object will do.
-fn calls(
-    model: &Model,
-    wish: &GenerationRequest,
-    choice: ToolChoice,
-    single: bool,
-) -> Result<text::Grammar, ApiError> {
+fn calls(model: &Model, wish: &GenerationRequest, choice: ToolChoice, single: bool) -> Result<text::Grammar, ApiError> {
     let mut tools = Tool::from_openai(&wish.tools.list).map_err(|e| of_grammar("tools", &e))?;
     let factory = model.grammars()?;
     let compile = |tools: &[Tool]| {

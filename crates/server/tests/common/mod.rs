@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "a test fails where it unwraps, and not every test uses all of it")]
 
 pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod scripted;
 
 use std::net::SocketAddr;

@@ -9,18 +9,15 @@
 //! to its end is taken.
 #![allow(clippy::unwrap_used, dead_code, reason = "a test fails where it unwraps, and not every test uses all of it")]
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::prefix::{BlockKey, Fingerprint};
-use engine::{BLOCK_LEN, Engine, EngineThread, Limits, Pass, Runner, ThinkingBudget};
-use ops::{Batch, DeviceError, RowFormat};
+use engine::{Engine, EngineThread, Limits, ThinkingBudget};
 use server::ServedModel;
+use testkit::scripted::{RowFormat, Scripted};
 use text::{ChatTemplate, ThinkTokens, Tokenizer, TokenizerConfig};
-
-const N_STAGES: usize = 8;
 
 /// In the manner of V3.1, in small: reasoning if asked for, tools in the instructions.
 pub(crate) const TEMPLATE: &str = "{{ bos_token }}{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}\
@@ -65,16 +62,13 @@ pub(crate) fn scripted(size: Size) -> (EngineThread, ServedModel) {
         n_queued: size.n_queued,
         ..Limits::new(size.n_context, size.n_running, size.n_context * size.n_running, RowFormat::BF16)
     };
-    let runner = Scripted {
+    let script = Script {
         tokenizer: tokenizer.clone(),
-        vocab,
-        rows: vec![0; limits.n_blocks * BLOCK_LEN],
-        logits: Default::default(),
         assistant: token("<｜Assistant｜>"),
         end: token("<｜end▁of▁sentence｜>"),
-        step: size.step,
-        start: Instant::now(),
     };
+    let script = Box::new(move |tokens: &[u32], out: &mut [f32]| script.logits(tokens, out));
+    let runner = Scripted::new(vocab, &limits, size.step, script);
     let engine = Engine::new(runner, limits, BlockKey::root(&Fingerprint::from([7; 32])), None).unwrap();
     let config = TokenizerConfig {
         bos_token: Some("<｜begin▁of▁sentence｜>".into()),
@@ -110,21 +104,15 @@ pub(crate) fn scripted(size: Size) -> (EngineThread, ServedModel) {
     (EngineThread::start(engine).unwrap(), model)
 }
 
-/// What computes nothing.
-struct Scripted {
+/// What the model would like to say.
+struct Script {
     tokenizer: Arc<Tokenizer>,
-    vocab: usize,
-    /// The token of each cache row.
-    rows: Vec<u32>,
-    logits: [Vec<f32>; 2],
     assistant: u32,
     end: u32,
-    step: Duration,
-    start: Instant,
 }
 
-impl Scripted {
-    /// What the model would like to say behind `tokens`.
+impl Script {
+    /// The token behind `tokens`; none where the answer has left the script.
     fn next(&self, tokens: &[u32]) -> Option<u32> {
         let Some(turn) = tokens.iter().rposition(|token| *token == self.assistant) else {
             return self.next_letter(tokens);
@@ -144,7 +132,7 @@ impl Scripted {
     fn next_letter(&self, tokens: &[u32]) -> Option<u32> {
         let last = self.tokenizer.decode(&tokens[tokens.len() - 1..], true).unwrap();
         match last.bytes().last() {
-            Some(byte @ b'a'..b'z') => {
+            Some(byte @ b'a'..=b'y') => {
                 let letter = char::from(byte + 1).to_string();
                 self.tokenizer.encode_plain(&letter).unwrap().first().copied()
             }
@@ -152,31 +140,8 @@ impl Scripted {
         }
     }
 
-    fn run(&mut self, pass: Pass, batch: &Batch) {
-        std::thread::sleep(self.step);
-        let mut logits = std::mem::take(&mut self.logits[pass as usize]);
-        logits.clear();
-        let mut sampled = batch.sample_rows.iter().copied().peekable();
-        for span in &batch.spans {
-            let table = &batch.block_tables[span.blocks.clone()];
-            let slot = |position: usize| table[position / BLOCK_LEN] as usize * BLOCK_LEN + position % BLOCK_LEN;
-            let mut tokens: Vec<u32> = (0..span.n_cached).map(|position| self.rows[slot(position)]).collect();
-            for i in 0..span.n_new {
-                let t = span.q_start + i;
-                self.rows[slot(span.n_cached + i)] = batch.tokens[t];
-                tokens.push(batch.tokens[t]);
-                if sampled.next_if_eq(&(t as u32)).is_some() {
-                    self.logits_behind(&tokens, &mut logits);
-                }
-            }
-        }
-        self.logits[pass as usize] = logits;
-    }
-
-    fn logits_behind(&self, tokens: &[u32], out: &mut Vec<f32>) {
-        let start = out.len();
-        out.extend((0..self.vocab).map(|token| -1e-3 * token as f32));
-        let out = &mut out[start..];
+    fn logits(&self, tokens: &[u32], out: &mut [f32]) {
+        out.iter_mut().enumerate().for_each(|(token, logit)| *logit = -1e-3 * token as f32);
         for (text, logit) in [("\"", 5.5), ("}", 5.0), ("]", 5.0)] {
             out[self.tokenizer.encode_plain(text).unwrap()[0] as usize] = logit;
         }
@@ -194,60 +159,5 @@ fn reply(asked: &str) -> String {
     match asked.strip_prefix("count ").and_then(|n| n.trim().parse::<usize>().ok()) {
         Some(n) => (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(" "),
         None => format!("You said: {asked}"),
-    }
-}
-
-impl Runner for Scripted {
-    fn vocab(&self) -> usize {
-        self.vocab
-    }
-
-    fn n_stages(&self) -> usize {
-        N_STAGES
-    }
-
-    fn has_mtp(&self) -> bool {
-        false
-    }
-
-    fn block_bytes(&self) -> usize {
-        BLOCK_LEN * 4
-    }
-
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    fn decode(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        self.run(Pass::Decode, batch);
-        Ok(())
-    }
-
-    fn prefill(&mut self, batch: &Batch, stages: Range<usize>) -> Result<(), DeviceError> {
-        if stages.end == N_STAGES {
-            self.run(Pass::Prefill, batch);
-        }
-        Ok(())
-    }
-
-    fn draft(&mut self, _: Pass, _: &Batch, _: &[u32]) -> Result<(), DeviceError> {
-        unreachable!("there is no MTP module")
-    }
-
-    fn logits(&self, pass: Pass) -> &[f32] {
-        &self.logits[pass as usize]
-    }
-
-    fn copy_block(&mut self, from: u32, to: u32) {
-        let start = |block: u32| block as usize * BLOCK_LEN;
-        self.rows.copy_within(start(from)..start(from) + BLOCK_LEN, start(to));
-    }
-
-    fn read_block(&mut self, _: u32, _: &mut [u8]) -> Result<(), DeviceError> {
-        unreachable!("there is no store")
-    }
-
-    fn write_block(&mut self, _: u32, _: &[u8]) -> Result<(), DeviceError> {
-        unreachable!("there is no store")
     }
 }

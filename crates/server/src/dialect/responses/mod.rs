@@ -50,8 +50,12 @@ pub(crate) async fn create(
         Some(id) => {
             let found = app.remembered.find(&owner, id);
             let unknown = || {
-                let problem = format!("there is no response {id:?}, or it was not stored, or long ago; send the whole input");
-                ApiError { code: Some("previous_response_not_found"), ..ApiError::field("previous_response_id", problem) }
+                let problem =
+                    format!("there is no response {id:?}, or it was not stored, or long ago; send the whole input");
+                ApiError {
+                    code: Some("previous_response_not_found"),
+                    ..ApiError::field("previous_response_id", problem)
+                }
             };
             found.ok_or_else(unknown)?.to_vec()
         }

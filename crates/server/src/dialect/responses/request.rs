@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use text::{GrammarSpec, Message, Role};
 
-use super::wire::{Input, Item, ResponsesRequest, ResponseTool, TextFormat};
+use super::wire::{Input, Item, ResponseTool, ResponsesRequest, TextFormat};
 use crate::dialect::chat::ChatRole;
 use crate::dialect::parts::{call_value, tool_choice};
 use crate::error::ApiError;
@@ -89,7 +89,8 @@ fn messages(items: &[Item]) -> Result<Vec<Message>, ApiError> {
         match item.r#type.as_deref().unwrap_or("message") {
             "message" => {
                 let content = text(&item.content, "content")?;
-                let role = item.role.ok_or_else(|| ApiError::field(field("role"), "expected who speaks, found none"))?;
+                let role =
+                    item.role.ok_or_else(|| ApiError::field(field("role"), "expected who speaks, found none"))?;
                 match role {
                     ChatRole::User => out.push(Message::user(content)),
                     ChatRole::System | ChatRole::Developer => out.push(Message::system(content)),
