@@ -17,7 +17,7 @@ use serde_json::json;
 
 /// How much memory may grow from a tenth of the time to its end, where there is time enough to tell.
 const GROWTH_MAX: f64 = 0.05;
-const SECONDS_TO_TELL: usize = 60;
+const SECONDS_TO_TELL: usize = 300;
 
 /// What a client saw.
 #[derive(Default)]

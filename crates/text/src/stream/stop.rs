@@ -160,3 +160,25 @@ impl StopMatcher {
         std::mem::take(&mut self.held)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stop_string_that_was_found_is_named() {
+        let strings = Arc::new(StopStrings::new(&["", "long stop", "stop", "g st"]).unwrap());
+        for (text, shown, found) in [
+            ("a long stop", "a ", Some("long stop")),
+            ("a stop", "a ", Some("stop")),
+            ("along st", "alon", Some("g st")),
+            ("a long stoq", "a lon", Some("g st")),
+            ("none", "none", None),
+        ] {
+            let mut matcher = StopMatcher::new(Arc::clone(&strings));
+            let out: String = text.chars().map(|c| matcher.push(&c.to_string())).collect();
+            assert_eq!((out + &matcher.finish()).as_str(), shown, "{text}");
+            assert_eq!(matcher.stopped_by(), found, "{text}");
+        }
+    }
+}
