@@ -5,4 +5,5 @@ pub(crate) mod chat;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;
+pub(crate) mod serve;
 pub(crate) mod train;

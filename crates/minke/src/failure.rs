@@ -94,3 +94,9 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     out.flush()?;
     Ok(())
 }
+
+/// Writes to stderr; nobody reading it is no failure.
+pub(crate) fn remark(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}

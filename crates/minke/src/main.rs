@@ -6,9 +6,9 @@
 mod chat_sessions;
 mod command;
 mod device;
+mod engine_of;
 mod failure;
 mod folders;
-mod grammar;
 mod memory;
 mod progress;
 mod source;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{bench, chat, inspect, logits, quantize, train};
+use command::{bench, chat, inspect, logits, quantize, serve, train};
 
 /// Runs and explains DeepSeek-family models on the machine at hand.
 ///
@@ -41,6 +41,8 @@ enum Command {
     Logits(logits::Args),
     // Without a line here, so that the help at `quantize::Args` is shown whole.
     Quantize(quantize::Args),
+    // Without a line here, so that the help at `serve::Args` is shown whole.
+    Serve(serve::Args),
     // Without a line here, so that the help at `train::Args` is shown whole.
     Train(train::Args),
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Train(args) => train::run(&args),
     };
     match result {

@@ -11,4 +11,5 @@
 
 pub mod conformance;
 pub mod oracle;
+pub mod scripted;
 pub mod training;

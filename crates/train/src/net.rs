@@ -92,7 +92,7 @@ pub(crate) struct MoeParams {
 
 #[derive(Clone, Debug)]
 pub(crate) enum FfnParams {
-    Dense(SwiGlu),
+    Dense(Box<SwiGlu>),
     Moe(Box<MoeParams>),
 }
 
@@ -217,7 +217,7 @@ impl Finder<'_> {
             post_attention_norm: self.range(&format!("{prefix}post_attention_norm")),
             ffn: match self.config.moe_of(i) {
                 Some(moe) => FfnParams::Moe(Box::new(self.moe(&prefix, moe))),
-                None => FfnParams::Dense(self.swiglu(&prefix)),
+                None => FfnParams::Dense(Box::new(self.swiglu(&prefix))),
             },
         }
     }

@@ -14,10 +14,10 @@ use serde_json::json;
 use text::Message;
 
 use self::answer::Answerer;
-use self::printer::{Printer, remark};
+use self::printer::Printer;
 use super::logits::CacheArg;
 use crate::chat_sessions::{ChatSession, ChatSessions, Listed};
-use crate::failure::{Failure, print};
+use crate::failure::{Failure, print, remark};
 use crate::folders;
 use crate::source::{Source, read_all, utf8};
 

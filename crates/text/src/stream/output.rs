@@ -86,6 +86,12 @@ impl OutputStream {
         self.stop.stopped()
     }
 
+    /// The stop string that ended the content.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stop.stopped_by()
+    }
+
     /// Whether what comes next is reasoning, as far as is known.
     #[must_use]
     pub fn in_reasoning(&self) -> bool {

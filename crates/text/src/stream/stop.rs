@@ -68,6 +68,8 @@ pub struct StopMatcher {
     held: String,
     /// Where in `held` the leftmost complete match begins, while one that begins before it may still complete.
     cut: Option<usize>,
+    /// Which string that match is of.
+    found: usize,
     stopped: bool,
 }
 
@@ -76,7 +78,7 @@ impl StopMatcher {
     #[must_use]
     pub fn new(strings: Arc<StopStrings>) -> Self {
         let matched = vec![0; strings.stops.len()];
-        Self { strings, matched, held: String::new(), cut: None, stopped: false }
+        Self { strings, matched, held: String::new(), cut: None, found: 0, stopped: false }
     }
 
     /// Takes `text`; returns what is safe to show. After a stop string, returns nothing any more.
@@ -109,14 +111,16 @@ impl StopMatcher {
     fn step(&mut self, end: usize) {
         let byte = self.held.as_bytes()[end - 1];
         let strings = self.strings.stops.iter().zip(&self.strings.fallback);
-        for ((stop, fallback), n) in strings.zip(&mut self.matched) {
+        for (i, ((stop, fallback), n)) in strings.zip(&mut self.matched).enumerate() {
             while *n > 0 && stop[*n] != byte {
                 *n = fallback[*n];
             }
             *n += usize::from(stop[*n] == byte);
             if *n == stop.len() {
                 let start = end - stop.len();
-                self.cut = Some(self.cut.map_or(start, |cut| cut.min(start)));
+                if self.cut.is_none_or(|cut| start < cut) {
+                    (self.cut, self.found) = (Some(start), i);
+                }
                 *n = fallback[*n];
             }
         }
@@ -140,6 +144,13 @@ impl StopMatcher {
         self.stopped
     }
 
+    /// The stop string that was found.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<&str> {
+        let stop = self.strings.stops.get(self.found).filter(|_| self.stopped)?;
+        std::str::from_utf8(stop).ok()
+    }
+
     /// Ends the stream: what was held back is no stop string after all, unless one was waiting for a longer one.
     pub fn finish(&mut self) -> String {
         if let Some(cut) = self.cut {
@@ -147,5 +158,27 @@ impl StopMatcher {
         }
         self.matched.fill(0);
         std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stop_string_that_was_found_is_named() {
+        let strings = Arc::new(StopStrings::new(&["", "long stop", "stop", "g st"]).unwrap());
+        for (text, shown, found) in [
+            ("a long stop", "a ", Some("long stop")),
+            ("a stop", "a ", Some("stop")),
+            ("along st", "alon", Some("g st")),
+            ("a long stoq", "a lon", Some("g st")),
+            ("none", "none", None),
+        ] {
+            let mut matcher = StopMatcher::new(Arc::clone(&strings));
+            let out: String = text.chars().map(|c| matcher.push(&c.to_string())).collect();
+            assert_eq!((out + &matcher.finish()).as_str(), shown, "{text}");
+            assert_eq!(matcher.stopped_by(), found, "{text}");
+        }
     }
 }

@@ -7,22 +7,20 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cpu::Cpu;
-use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
 use engine::{
-    BLOCK_LEN, Engine, Event, FinishReason, Limits, MaskTimes, Miss, ModelRunner, Reply, Request, Reuse, Runner,
-    Sampling, Sink, Thinking, TokenMask, Usage,
+    Engine, Event, FinishReason, Limits, MaskTimes, Miss, ModelRunner, Reply, Request, Reuse, Runner, Sampling, Sink,
+    Thinking, TokenMask, Usage,
 };
 use indicatif::ProgressBar;
 use model::Model;
-use ops::Device;
+use server::Mask;
 use text::{ArmedGrammar, Delta, GrammarFactory, GrammarSpec, Message, OutputStream, StopStrings, ThinkTokens};
 
 use super::Args;
-use super::printer::{Printer, remark};
+use super::printer::Printer;
 use crate::device::cpu;
+use crate::engine_of::EngineOf;
 use crate::failure::Failure;
-use crate::folders;
-use crate::grammar::Mask;
 use crate::memory::{bytes, memory};
 use crate::progress::progress_bar;
 use crate::source::{Source, Text, read_file, utf8};
@@ -30,14 +28,8 @@ use crate::source::{Source, Text, read_file, utf8};
 /// Longest conversation in the terminal where nothing else is asked for.
 const CONTEXT_DEFAULT: usize = 16_384;
 
-/// Most bytes on disk that blocks of conversations take; the least recently used give way.
-const STORE_BYTES: u64 = 16 << 30;
-
 /// The largest grammar that is read.
 const GRAMMAR_BYTES_MAX: u64 = 16 << 20;
-
-/// Bytes on their way to the disk.
-const STORE_QUEUE_BYTES: usize = 256 << 20;
 
 /// An answer.
 pub(super) struct Answer {
@@ -253,26 +245,8 @@ impl<'a> Answerer<'a> {
         let n_context = self.context(n_prompt)?;
         let deterministic = self.args.deterministic;
         let limits = Limits { deterministic, ..Limits::new(n_context, 1, n_context, self.args.cache.row_format()) };
-        let runner = ModelRunner::new(self.cpu.clone(), self.model.clone(), &limits)?;
-        let spec = model::cache_spec(&self.source.config, limits.n_blocks, BLOCK_LEN, limits.row_format);
-        let arithmetic = format!("{} {:?} {deterministic}", self.cpu.level().name(), self.cpu.activations());
-        let fingerprint = Fingerprint::new(&self.identity, &spec, runner.has_mtp(), &arithmetic);
-        let store = if self.keeps_blocks { self.store(fingerprint, runner.block_bytes()) } else { None };
-        Ok(Engine::new(runner, limits, BlockKey::root(&fingerprint), store)?)
-    }
-
-    /// The store of blocks; without one a conversation goes on all the same.
-    fn store(&self, fingerprint: Fingerprint, payload_bytes: usize) -> Option<Store> {
-        let options = StoreOptions {
-            fingerprint,
-            block_len: BLOCK_LEN,
-            payload_bytes,
-            budget_bytes: STORE_BYTES,
-            queue_bytes: STORE_QUEUE_BYTES,
-        };
-        let store = folders::cache().map_err(|e| e.to_string());
-        let store = store.and_then(|path| Store::open(path.join("blocks"), options).map_err(|e| e.to_string()));
-        store.map_err(|e| remark(&format!("[what is computed is not kept: {e}]\n"))).ok()
+        let engine = EngineOf { cpu: &self.cpu, model: &self.model, identity: &self.identity };
+        engine.start(limits, self.keeps_blocks)
     }
 
     /// Answers the conversation; `printer` gets the parts as they come.

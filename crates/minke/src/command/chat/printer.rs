@@ -2,13 +2,13 @@
 //!
 //! Owns the output. Must not know tokens.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use engine::FinishReason;
 use text::Delta;
 
 use super::answer::Answer;
-use crate::failure::{Failure, print};
+use crate::failure::{Failure, print, remark};
 
 /// Prints an answer's parts as they come, or all as JSON at the end.
 pub(super) struct Printer {
@@ -71,10 +71,4 @@ impl Printer {
         }
         Ok(())
     }
-}
-
-/// Writes to stderr; nobody reading it is no failure.
-pub(super) fn remark(text: &str) {
-    let mut err = std::io::stderr().lock();
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
