@@ -54,6 +54,16 @@ sequence_length = 256
 checkpoint_every = 2
 evaluate_every = 0
 optimizer = { type = "adamw", lr = 0.001 }
+
+[[stage]]
+type = "grpo"
+steps = 6
+sequence_length = 96
+checkpoint_every = 2
+evaluate_every = 3
+evaluate_rows = 4
+optimizer = { type = "adamw", lr = 0.001 }
+grpo = { prompts = 4, group_size = 3, max_tokens = 12, updates = 2, kl = 0.01, transcripts_every = 2 }
 "#;
 
 fn minke(folder: &Path) -> Command {
@@ -67,12 +77,18 @@ fn minke(folder: &Path) -> Command {
 fn record(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("out/log.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    lines.iter_mut().for_each(|line| drop(line.as_object_mut().unwrap().remove("tokens_per_s")));
+    for line in &mut lines {
+        line.as_object_mut().unwrap().remove("tokens_per_s");
+        let Some(rl) = line.get_mut("rl") else { continue };
+        for name in ["rollout_tokens_per_s", "rollout_share", "update_share"] {
+            assert!(rl.as_object_mut().unwrap().remove(name).unwrap().as_f64().unwrap() > 0.0, "{name}");
+        }
+    }
     lines
 }
 
 fn weights(folder: &Path) -> Vec<u8> {
-    fs::read(folder.join("out/step-00000036/model.safetensors")).unwrap()
+    fs::read(folder.join("out/step-00000042/model.safetensors")).unwrap()
 }
 
 #[test]
@@ -104,7 +120,7 @@ fn a_run_that_is_killed_at_twenty_moments_ends_as_an_undisturbed_one() {
         run.wait().unwrap();
     }
     assert_eq!(record(broken.path()), record(whole.path()));
-    assert_eq!(record(whole.path()).len(), 36);
+    assert_eq!(record(whole.path()).len(), 42);
     assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
 }
 
@@ -116,6 +132,10 @@ fn what_is_wrong_with_a_recipe_is_said_before_anything_is_made() {
         ("\"pretrain\"", "\"pretrane\"", "pretrane"),
         ("n_routed_experts = 4", "n_routed_experts = 3\nn_group = 2", "n_group"),
         ("task = \"chain_sum\"", "chat = [\"absent.jsonl\"]", "absent.jsonl"),
+        ("task = \"chain_sum\"", "text = [\"recipe.toml\"]", "nothing judges"),
+        ("max_tokens = 12", "max_tokens = 96", "sequence_length"),
+        ("group_size = 3", "group_size = 1", "group_size"),
+        ("batch_tokens = 512\n", "", "batch_tokens"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let text = RECIPE.replace(right, wrong);
@@ -125,4 +145,103 @@ fn what_is_wrong_with_a_recipe_is_said_before_anything_is_made() {
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains(expected), "{expected:?} is not named in {message:?}");
     }
+}
+
+/// Digits are said alike at first; a verifier wants sevens, and breaks on threes.
+const SEVENS: &str = r#"
+seed = 5
+output = "out"
+held_out = 0.1
+
+[model]
+hidden_size = 32
+intermediate_size = 64
+moe_intermediate_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+kv_lora_rank = 16
+qk_nope_head_dim = 8
+qk_rope_head_dim = 4
+v_head_dim = 8
+n_routed_experts = 4
+num_experts_per_tok = 2
+max_position_embeddings = 256
+
+[tokenizer]
+vocab_size = 280
+
+[data.digits]
+chat = ["digits.jsonl"]
+verifier = ["sh", "verifier.sh"]
+
+[[stage]]
+type = "sft"
+steps = 60
+batch_tokens = 1024
+sequence_length = 128
+evaluate_every = 0
+optimizer = { type = "adamw", lr = 0.01 }
+
+[[stage]]
+type = "grpo"
+steps = 30
+sequence_length = 128
+evaluate_every = 30
+evaluate_rows = 8
+optimizer = { type = "adamw", lr = 0.003 }
+
+[stage.grpo]
+prompts = 8
+group_size = 8
+max_tokens = 16
+format_share = 0.0
+transcripts_every = 5
+dapo = { token_mean = true, clip_high = 0.28 }
+"#;
+
+const VERIFIER: &str = r#"
+while read -r line; do
+    case "$line" in
+        *'"answer":"3"'*) exit 3 ;;
+        *'"answer":"7"'*'"wanted":"seven"'*) echo '{"reward": 1}' ;;
+        *) echo '{"reward": 0}' ;;
+    esac
+done
+"#;
+
+#[test]
+#[cfg(unix)]
+fn rewards_lead_a_model_to_what_a_verifier_wants() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("recipe.toml", SEVENS);
+    write("verifier.sh", VERIFIER);
+    let line = |i: usize| {
+        let (ask, digit) = (format!("Say a digit, number {i}"), (i * 7 % 10).to_string());
+        let answer = serde_json::json!({"role": "assistant", "reasoning_content": "Any.", "content": digit});
+        let messages = serde_json::json!([{"role": "user", "content": ask}, answer]);
+        format!("{}\n", serde_json::json!({"messages": messages, "data": {"wanted": "seven"}}))
+    };
+    write("digits.jsonl", &(0..120).map(line).collect::<String>());
+    let output = minke(folder.path()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("exit status: 3"), "the verifier's end is told: {stderr}");
+
+    let text = fs::read_to_string(folder.path().join("out/log.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rl: Vec<&Value> = lines.iter().filter_map(|line| line.get("rl")).collect();
+    assert_eq!(rl.len(), 30);
+    let mean = |steps: &[&Value], name: &str| {
+        steps.iter().map(|rl| rl[name].as_f64().unwrap()).sum::<f64>() / steps.len() as f64
+    };
+    let accuracy = [mean(&rl[..3], "accuracy"), mean(&rl[27..], "accuracy")];
+    assert!(accuracy[0] < 0.3 && accuracy[1] > 0.7, "{accuracy:?}");
+    assert!(mean(&rl, "drift") < 1e-6, "{}", mean(&rl, "drift"));
+    assert!(mean(&rl[..3], "verifier_failures") > 0.0);
+    assert!(lines[89]["held_out"]["digits"].as_f64().unwrap() > 0.9, "{}", lines[89]);
+    let transcript = fs::read(folder.path().join("out/transcripts/step-00000090.json")).unwrap();
+    let transcript: Value = serde_json::from_slice(&transcript).unwrap();
+    assert!(transcript["question"].as_str().unwrap().starts_with("Say a digit"), "{transcript}");
+    assert_eq!(transcript["samples"].as_array().unwrap().len(), 8);
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rl::RlStats;
+
 /// What one step was like.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -19,7 +21,7 @@ pub struct StepRecord {
     pub stage: usize,
     /// Tokens that were predicted in the run so far.
     pub tokens: u64,
-    /// Mean cross-entropy of the next token, in nats.
+    /// Mean cross-entropy of the next token, in nats; with reinforcement learning, what is minimised.
     pub loss: f64,
     /// The same of the MTP layers, without its weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +38,11 @@ pub struct StepRecord {
     /// Loads of the experts, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_load: Option<ExpertLoad>,
-    /// Losses on what is held out, by source, where this step evaluated.
+    /// What reinforcement learning sees of a step, where it is that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rl: Option<RlStats>,
+    /// Where this step evaluated, by source: losses on what is held out, or with reinforcement learning the share of held
+    /// out questions that are answered right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<serde_json::Map<String, serde_json::Value>>,
 }

@@ -1,11 +1,13 @@
 //! A run: a recipe's stages, in order, from its start or from where it was interrupted.
 //!
-//! Owns the order of a step (rows → losses and gradients of micro-batches → clipping → optimiser → routers' biases → record
-//! → checkpoint) and what the run's folder holds. Everything that draws is named by seed and step, and a checkpoint holds
+//! Owns the order of a step (rows, or samples (`run/reinforce.rs`) → losses and gradients of micro-batches → clipping →
+//! optimiser → routers' biases → record → checkpoint) and what the run's folder holds. Everything that draws is named by seed and step, and a checkpoint holds
 //! all state, so a resumed run does what an undisturbed one does. Must not print: who wants to see a run gives an observer.
 //!
 //! The folder: `tokenizer/` (made first), `step-N/` checkpoints with config and tokenizer beside the weights, `log.jsonl`.
 //! Where adapters are trained, a checkpoint holds them alone, and `merged/` is the model with them, made at the end.
+
+mod reinforce;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,16 +27,18 @@ use serde_json::Value;
 
 use crate::bpe::TokenizerFiles;
 use crate::checkpoints::{ADAPTERS, CheckpointError, Checkpoints, Found, RunState, WEIGHTS};
-use crate::data::{DataError, Encoder, Packer, Rows, Source};
+use crate::data::{DataError, Encoder, Packer, Position, Rows, Source};
 use crate::log::{ExpertLoad, StepLog, StepRecord};
 use crate::lora::AdapterTensor;
 use crate::loss::{Objective, loss_and_gradient, nll};
 use crate::optim::{Gemm, Optimizer, Parameter, Rule, clip_norm, update_router_bias};
 use crate::pretrained;
-use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, config_json};
+use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, StageKind, config_json};
+use crate::rl::RlError;
 use crate::rng::Rng;
 use crate::setup::{self, SetupError};
 use crate::{Batch, Net, Workspace};
+use reinforce::{Policy, Reinforce};
 
 /// The folder of a model with its adapters, in the run's.
 pub const MERGED: &str = "merged";
@@ -51,6 +55,9 @@ pub enum RunError {
     /// Its checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Samples and their rewards.
+    #[error(transparent)]
+    Rl(#[from] RlError),
     /// A file of weights.
     #[error(transparent)]
     Weights(#[from] checkpoint::Error),
@@ -266,18 +273,15 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let recipe = self.recipe;
         let stage = &recipe.stages[at];
         let sources = self.sources.clone();
-        let mut train = setup::training(recipe, at, &sources, &self.encoder)?;
-        let held_out = match stage.evaluate_every {
-            0 => BTreeMap::new(),
-            _ => setup::evaluation(recipe, at, &sources, &self.encoder)?,
-        };
         let mut optimizer = Optimizer::new(stage.optimizer.method(), parameters(&self.net));
         let mut stage_step = 0;
+        let mut position = None;
         if let Some(found) = resumed {
             stage_step = found.state.stage_step;
-            train.seek(found.state.position.clone()).map_err(|e| file(&found.path, e))?;
+            position = Some(found.state.position.clone());
             restore(&found, &mut optimizer)?;
         }
+        let mut learning = self.learning(at, &sources, position)?;
         let n_rows = stage.n_micro_rows() * stage.sequence_length;
         let mut work = Work {
             ws: Workspace::new(&self.net, n_rows)?,
@@ -287,7 +291,17 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         };
         while stage_step < stage.n_steps() {
             let start = Instant::now();
-            let mut record = self.step(stage, stage_step, &mut train, &mut optimizer, &mut work, gemm)?;
+            let mut record = match &mut learning {
+                Learning::Data { train, .. } => {
+                    self.learn(stage, stage_step, train, &mut optimizer, &mut work, gemm)?
+                }
+                Learning::Rewards(rewards) => {
+                    let step = [stage_step, progress.step + 1];
+                    let record = self.reinforce(stage, step, rewards, &mut optimizer, &mut work, gemm)?;
+                    rewards.complaint().iter().for_each(|error| observer.warn(error));
+                    record
+                }
+            };
             stage_step += 1;
             progress.step += 1;
             progress.tokens += record.tokens;
@@ -295,14 +309,20 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             (record.step, record.stage, record.tokens) = (progress.step, at, progress.tokens);
             let is_last = stage_step == stage.n_steps();
             if stage.evaluate_every > 0 && (is_last || stage_step.is_multiple_of(stage.evaluate_every)) {
-                record.held_out = Some(self.evaluate(stage, &held_out, &mut work));
+                record.held_out = Some(match &mut learning {
+                    Learning::Data { held_out, .. } => self.evaluate(stage, held_out, &mut work),
+                    Learning::Rewards(rewards) => rewards.evaluate(stage)?,
+                });
             }
             log.append(&record).map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
             observer.step(recipe, &record);
             if is_last || stage_step.is_multiple_of(stage.checkpoint_every) {
                 log.sync().map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
                 let (stage, stage_step) = if is_last { (at + 1, 0) } else { (at, stage_step) };
-                let position = if is_last { Default::default() } else { train.position().clone() };
+                let position = match &learning {
+                    Learning::Data { train, .. } if !is_last => train.position().clone(),
+                    _ => Position::default(),
+                };
                 let state = RunState {
                     step: progress.step,
                     stage,
@@ -318,8 +338,35 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         Ok(())
     }
 
-    /// One update of the weights; the record lacks what the run knows.
-    fn step(
+    /// What a stage learns from, from its start or at `position` of its data.
+    fn learning<'s>(
+        &mut self,
+        at: usize,
+        sources: &'s BTreeMap<String, Source>,
+        position: Option<Position>,
+    ) -> Result<Learning<'s, 'a, D>, RunError> {
+        let (recipe, stage) = (self.recipe, &self.recipe.stages[at]);
+        if stage.kind == StageKind::Grpo {
+            let questions = setup::questions(recipe, at, sources, &self.encoder)?;
+            let folder = |name: &str| recipe.output.join(name);
+            let paths = [folder("transcripts"), folder(&format!("reference-{at}"))];
+            let policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
+            let rewards = Reinforce::new(&policy, self.dev, stage, questions, &self.encoder, paths)?;
+            return Ok(Learning::Rewards(Box::new(rewards)));
+        }
+        let mut train = setup::training(recipe, at, sources, &self.encoder)?;
+        if let Some(position) = position {
+            train.seek(position).map_err(|e| file(&recipe.output, e))?;
+        }
+        let held_out = match stage.evaluate_every {
+            0 => BTreeMap::new(),
+            _ => setup::evaluation(recipe, at, sources, &self.encoder)?,
+        };
+        Ok(Learning::Data { train, held_out })
+    }
+
+    /// One update of the weights from data; the record lacks what the run knows.
+    fn learn(
         &mut self,
         stage: &Stage,
         stage_step: u64,
@@ -332,8 +379,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let n_targets = work.rows.n_targets(1);
         let objective = Objective { mtp: stage.mtp_weight as f32, balance: stage.balance_weight as f32 };
         work.gradients.fill(0.0);
-        let (mut loss, mut mtp, mut balance) = (0.0, 0.0, 0.0);
-        let mut loads: Vec<Vec<u64>> = Vec::new();
+        let mut losses = Losses::default();
         let n_micro = stage.n_rows().div_ceil(stage.n_micro_rows());
         for micro in 0..n_micro {
             let rows = micro * stage.n_micro_rows()..(micro + 1) * stage.n_micro_rows();
@@ -341,36 +387,62 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             let (ws, g) = (&mut work.ws, &mut work.gradients);
             // The balance loss is a mean over sequences; each micro-batch holds its share of them.
             let objective = Objective { balance: objective.balance / n_micro as f32, ..objective };
-            let losses = loss_and_gradient(self.dev, &self.net, &self.params, &work.batch, objective, ws, g);
-            loss += losses.main;
-            mtp += losses.mtp;
-            balance += losses.balance;
-            for (layer, load) in work.ws.expert_loads().enumerate() {
-                if loads.len() == layer {
-                    loads.push(vec![0; load.len()]);
-                }
-                loads[layer].iter_mut().zip(load).for_each(|(sum, n)| *sum += n as u64);
-            }
+            let found = loss_and_gradient(self.dev, &self.net, &self.params, &work.batch, objective, ws, g);
+            losses.main += found.main;
+            losses.mtp += found.mtp;
+            losses.balance += found.balance;
+            losses.add_loads(&work.ws);
         }
+        let norm = self.update(stage, stage_step, &losses, optimizer, work, gemm)?;
+        let mtp = (self.net.config.num_nextn_predict_layers > 0 && objective.mtp != 0.0).then_some(losses.mtp);
+        Ok(StepRecord { tokens: n_targets as u64, mtp_loss: mtp, ..record(stage, stage_step, &losses, norm) })
+    }
+
+    /// One step of samples and the updates that are made of them; the record lacks what the run knows.
+    fn reinforce(
+        &mut self,
+        stage: &Stage,
+        [stage_step, run_step]: [u64; 2],
+        rewards: &mut Reinforce<'_, 'a, D>,
+        optimizer: &mut Optimizer,
+        work: &mut Work,
+        gemm: &mut impl Gemm,
+    ) -> Result<StepRecord, RunError> {
+        let start = Instant::now();
+        let mut experience = rewards.gather(stage_step, run_step)?;
+        let (mut all, mut largest) = (Losses::default(), 0.0f32);
+        let updates = rewards.updates(&experience);
+        for (u, places) in updates.iter().enumerate() {
+            let mut policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
+            let losses = rewards.gradients(&mut policy, stage, &mut experience, (u, places), work);
+            largest = largest.max(self.update(stage, stage_step, &losses, optimizer, work, gemm)?);
+            all = Losses { main: all.main + losses.main / updates.len() as f64, ..losses };
+        }
+        let policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
+        let stats = rewards.finish(&policy, experience.stats, start)?;
+        let n_tokens = experience.groups.iter().flat_map(|g| &g.completions).map(|c| c.tokens.len() as u64).sum();
+        Ok(StepRecord { tokens: n_tokens, rl: Some(stats), ..record(stage, stage_step, &all, largest) })
+    }
+
+    /// Moves the weights by the gradients in `work`, whose norm before clipping is returned.
+    fn update(
+        &mut self,
+        stage: &Stage,
+        stage_step: u64,
+        losses: &Losses,
+        optimizer: &mut Optimizer,
+        work: &mut Work,
+        gemm: &mut impl Gemm,
+    ) -> Result<f32, RunError> {
         let norm = clip_norm(&mut work.gradients, stage.clip_norm);
         if !norm.is_finite() {
             return Err(RunError::Diverged { step: optimizer.step() + 1, norm });
         }
-        let lr = stage.lr(stage_step);
-        optimizer.update(lr, &mut self.params[self.net.trained()], &work.gradients, gemm);
-        for (range, load) in self.net.router_biases().zip(&loads) {
+        optimizer.update(stage.lr(stage_step), &mut self.params[self.net.trained()], &work.gradients, gemm);
+        for (range, load) in self.net.router_biases().zip(&losses.loads) {
             update_router_bias(&mut self.params[range], load, stage.bias_update_speed);
         }
-        Ok(StepRecord {
-            tokens: n_targets as u64,
-            loss,
-            mtp_loss: (self.net.config.num_nextn_predict_layers > 0 && objective.mtp != 0.0).then_some(mtp),
-            balance_loss: (!loads.is_empty() && stage.balance_weight > 0.0).then(|| balance / stage.balance_weight),
-            grad_norm: norm.into(),
-            lr: lr.into(),
-            expert_load: ExpertLoad::of(&loads),
-            ..StepRecord::default()
-        })
+        Ok(norm)
     }
 
     /// Mean cross-entropy on what is held out, by source.
@@ -428,6 +500,46 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             }
         };
         Ok(())
+    }
+}
+
+/// What a stage learns from.
+enum Learning<'s, 'a, D: TrainDevice> {
+    Data { train: Packer<'s>, held_out: BTreeMap<String, Rows> },
+    Rewards(Box<Reinforce<'s, 'a, D>>),
+}
+
+/// What the micro-batches of an update add up to.
+#[derive(Default)]
+struct Losses {
+    main: f64,
+    mtp: f64,
+    balance: f64,
+    /// Tokens of each expert, by MoE layer.
+    loads: Vec<Vec<u64>>,
+}
+
+impl Losses {
+    fn add_loads(&mut self, ws: &Workspace) {
+        for (layer, load) in ws.expert_loads().enumerate() {
+            if self.loads.len() == layer {
+                self.loads.push(vec![0; load.len()]);
+            }
+            self.loads[layer].iter_mut().zip(load).for_each(|(sum, n)| *sum += n as u64);
+        }
+    }
+}
+
+/// What every kind of stage says of a step.
+fn record(stage: &Stage, stage_step: u64, losses: &Losses, norm: f32) -> StepRecord {
+    StepRecord {
+        loss: losses.main,
+        balance_loss: (!losses.loads.is_empty() && stage.balance_weight > 0.0)
+            .then(|| losses.balance / stage.balance_weight),
+        grad_norm: norm.into(),
+        lr: stage.lr(stage_step).into(),
+        expert_load: ExpertLoad::of(&losses.loads),
+        ..StepRecord::default()
     }
 }
 

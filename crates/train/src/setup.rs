@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bpe::{self, BpeError, TokenizerFiles};
-use crate::data::{self, DataError, Encoder, Packer, PackerSpec, Source};
+use crate::data::{self, DataError, Definition, Encoder, Packer, PackerSpec, Source, VerifierSpec};
+use crate::external::Verifier;
 use crate::hash;
 use crate::pretrained::{self, TextError};
 use crate::recipe::{Recipe, Stage, StageKind};
+use crate::rl::{Asked, Judge, QuestionSet, QuestionSource};
 use crate::rng::Rng;
 use crate::split::Split;
 
@@ -111,10 +113,12 @@ fn write(folder: &Path, files: &TokenizerFiles, made_from: &str) -> Result<(), S
 /// # Errors
 /// A file or command is not as it should be, or the cache cannot be written
 pub fn sources(recipe: &Recipe, encoder: &Arc<Encoder>) -> Result<BTreeMap<String, Source>, SetupError> {
-    let is_used = |name: &String| {
-        recipe.stages.iter().any(|stage| stage.mixture.as_ref().is_none_or(|mixture| mixture.contains_key(name)))
+    // Conversations that are only asked and judged are not tokenised: they need not have answers.
+    let is_used = |(name, definition): &(&String, &Definition)| {
+        let reads = |stage: &Stage| stage.kind != StageKind::Grpo || matches!(definition, Definition::Task { .. });
+        recipe.stages.iter().any(|stage| stage.uses(name) && reads(stage))
     };
-    let used = recipe.data.iter().filter(|(name, _)| is_used(name));
+    let used = recipe.data.iter().filter(is_used);
     used.map(|(name, definition)| {
         let source = data::prepare(name, definition, encoder, &recipe.cache, recipe.seed, recipe.held_out)?;
         Ok((name.clone(), source))
@@ -149,6 +153,50 @@ pub fn training<'a>(
     Ok(Packer::new(weighted, spec(recipe, at, stage, Split::Train, encoder.eos()))?)
 }
 
+/// The questions of stage `at`, of kind `grpo`, and who judges the answers of each source.
+///
+/// # Errors
+/// A file of questions is not as it should be
+///
+/// # Panics
+/// As [`training`]
+pub fn questions<'a>(
+    recipe: &Recipe,
+    at: usize,
+    sources: &'a BTreeMap<String, Source>,
+    encoder: &Arc<Encoder>,
+) -> Result<(QuestionSet<'a>, Vec<Judge>), SetupError> {
+    let stage = &recipe.stages[at];
+    let format_share = stage.grpo.as_ref().map_or(0.0, |grpo| grpo.format_share);
+    let (mut found, mut judges) = (Vec::new(), Vec::new());
+    for (name, definition) in recipe.data.iter().filter(|(name, _)| stage.uses(name)) {
+        let weight = stage.mixture.as_ref().map_or(1.0, |mixture| mixture[name]);
+        let (source, verifier) = match definition {
+            Definition::Chat { files, verifier } => {
+                let mut asked = Vec::new();
+                for path in files {
+                    data::examples(path, &mut |example, _| {
+                        asked.extend(example.messages.map(|messages| Asked::of(messages, example.data)));
+                        Ok(())
+                    })?;
+                }
+                let source = QuestionSource::asked(name, weight, asked, recipe.held_out);
+                if source.len(Split::Train) == Some(0) {
+                    let advice = "give it conversations, or lower the share that is held out";
+                    return Err(DataError::Empty { name: name.clone(), side: "training", advice }.into());
+                }
+                (Some(source), verifier.as_ref())
+            }
+            _ => (QuestionSource::task(&sources[name], weight), None),
+        };
+        found.extend(source);
+        let start = |v: &VerifierSpec| Verifier::new(v.command.clone(), v.folder.clone(), v.limits);
+        judges.push(Judge { verifier: verifier.map(start), format_share, ..Judge::default() });
+    }
+    let seed = stage.seed.unwrap_or_else(|| Rng::new(&[recipe.seed, at as u64]).next_u64());
+    Ok((QuestionSet::new(found, encoder.clone(), seed), judges))
+}
+
 /// The rows that stage `at` is evaluated on, by source: always the same, [`Stage::evaluate_rows`] of each. A source of
 /// which nothing is held out is not among them.
 ///
@@ -164,9 +212,8 @@ pub fn evaluation(
     encoder: &Encoder,
 ) -> Result<BTreeMap<String, data::Rows>, SetupError> {
     let stage = &recipe.stages[at];
-    let is_used = |name: &String| stage.mixture.as_ref().is_none_or(|mixture| mixture.contains_key(name));
     let mut found = BTreeMap::new();
-    for (name, source) in sources.iter().filter(|(name, _)| is_used(name)) {
+    for (name, source) in sources.iter().filter(|(name, _)| stage.uses(name)) {
         if recipe.held_out == 0.0 || source.n_documents(Split::HeldOut) == Some(0) {
             continue;
         }

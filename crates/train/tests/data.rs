@@ -54,7 +54,10 @@ impl Folder {
             ]);
             format!("{}\n", json!({ "messages": messages }))
         };
-        Definition::Chat { files: vec![self.write("chats.jsonl", &(0..n).map(line).collect::<String>())] }
+        Definition::Chat {
+            files: vec![self.write("chats.jsonl", &(0..n).map(line).collect::<String>())],
+            verifier: None,
+        }
     }
 }
 
@@ -271,12 +274,12 @@ fn wrong_files_are_named_with_their_place() {
         (r#"{"messages": []}"#, "bad.jsonl:3: expected a message of the assistant"),
     ] {
         let path = folder.write("bad.jsonl", &format!("{good}\n\n{line}\n"));
-        let error = folder.prepare(&Definition::Chat { files: vec![path] }, 0.0).unwrap_err();
+        let error = folder.prepare(&Definition::Chat { files: vec![path], verifier: None }, 0.0).unwrap_err();
         assert!(error.contains(said), "{error}");
         let left: Vec<_> = fs::read_dir(folder.0.path().join("cache")).unwrap().collect();
         assert!(left.is_empty(), "a failed source leaves {left:?}");
     }
-    let empty = Definition::Chat { files: vec![folder.write("empty.jsonl", "\n")] };
+    let empty = Definition::Chat { files: vec![folder.write("empty.jsonl", "\n")], verifier: None };
     assert!(folder.prepare(&empty, 0.0).unwrap_err().contains("\"s\" has no training documents"));
     let gone = Definition::Text { files: vec!["gone.txt".into()], separator: None };
     assert!(folder.prepare(&gone, 0.0).unwrap_err().starts_with("gone.txt: cannot find"));

@@ -173,7 +173,7 @@ fn cut(text: &str) -> usize {
 ///
 /// # Errors
 /// The file cannot be read, a line is no example (which line, and why), and those of `each`
-pub(super) fn examples(
+pub(crate) fn examples(
     path: &Path,
     each: &mut dyn FnMut(Example, &str) -> Result<(), DataError>,
 ) -> Result<(), DataError> {

@@ -15,9 +15,10 @@ mod token_file;
 use std::path::PathBuf;
 
 pub use encode::Encoder;
+pub(crate) use files::examples;
 pub use files::{Example, expand};
 pub use pack::{Packer, PackerSpec, Position, Rows, Span};
-pub use source::{Definition, Source, prepare, texts};
+pub use source::{Definition, Source, VerifierSpec, prepare, texts};
 
 use crate::external::ExternalError;
 use crate::tasks::TaskError;

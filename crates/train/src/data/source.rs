@@ -30,6 +30,8 @@ pub enum Definition {
     Chat {
         /// Which.
         files: Vec<PathBuf>,
+        /// Who judges answers to them.
+        verifier: Option<VerifierSpec>,
     },
     /// A procedural task, without end.
     Task {
@@ -49,6 +51,17 @@ pub enum Definition {
         /// What it may use.
         limits: Limits,
     },
+}
+
+/// A command that judges answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifierSpec {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Where it runs.
+    pub folder: PathBuf,
+    /// What it may use.
+    pub limits: Limits,
 }
 
 /// A source that is ready: documents by their number.
@@ -157,7 +170,7 @@ fn read(definition: &Definition, seed: u64, each: Each<'_>) -> Result<(), DataEr
             let place = path.display().to_string();
             files::documents(path, separator.as_deref(), &mut |text| each(Item::Text(text), &place))
         }),
-        Definition::Chat { files } => files
+        Definition::Chat { files, .. } => files
             .iter()
             .try_for_each(|path| files::examples(path, &mut |example, place| each(Item::Example(example), place))),
         Definition::Task { .. } => Ok(()),
@@ -238,7 +251,7 @@ fn cache_key(definition: &Definition, encoder: &Encoder, seed: u64, held_out: f6
             let stamps = files.iter().map(|path| stamp(path)).collect::<Result<String, _>>()?;
             format!("text\0{separator:?}\0{stamps}")
         }
-        Definition::Chat { files } => {
+        Definition::Chat { files, .. } => {
             let stamps = files.iter().map(|path| stamp(path)).collect::<Result<String, _>>()?;
             format!("chat\0{stamps}")
         }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::lora::LoraSpec;
 use crate::optim::{AdamW, Method, Muon, Schedule};
+use crate::rl::{Dapo, DrGrpo, Spec, V32};
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -68,7 +69,9 @@ pub struct Data {
     pub command: Option<Vec<String>>,
     /// How many examples to take from it.
     pub count: Option<u64>,
-    /// Longest wait for one of them, in seconds.
+    /// A command that judges answers to a chat's questions over JSON lines.
+    pub verifier: Option<Vec<String>>,
+    /// Longest wait for an example or a verdict, in seconds.
     pub line_seconds: Option<f64>,
 }
 
@@ -80,6 +83,8 @@ pub enum StageKind {
     Pretrain,
     /// Learn what the assistant writes.
     Sft,
+    /// Learn from rewards for own answers.
+    Grpo,
 }
 
 /// `[[stage]]`.
@@ -93,9 +98,10 @@ pub struct Stage {
     pub steps: Option<u64>,
     /// How long, in tokens: rounded up to whole steps.
     pub tokens: Option<u64>,
-    /// Tokens of a step, padding included: a multiple of `sequence_length`.
+    /// Tokens of a step, padding included: a multiple of `sequence_length`. With `grpo` it follows from the samples.
+    #[serde(default)]
     pub batch_tokens: u64,
-    /// Tokens of a row.
+    /// Tokens of a row; with `grpo`, most tokens of a prompt and its completion.
     pub sequence_length: usize,
     /// Tokens that are computed at once: a divisor of `batch_tokens`, all of them where this is absent.
     pub micro_batch_tokens: Option<u64>,
@@ -124,9 +130,11 @@ pub struct Stage {
     /// Steps between evaluations on what is held out; 0: never.
     #[serde(default = "every")]
     pub evaluate_every: u64,
-    /// Rows of an evaluation, for each source.
+    /// Rows of an evaluation, for each source; with `grpo`, questions that are answered greedily.
     #[serde(default = "evaluate_rows")]
     pub evaluate_rows: usize,
+    /// What `grpo` takes beside this.
+    pub grpo: Option<GrpoSpec>,
     /// Names the order of this stage's data; the recipe's seed and the stage's number where this is absent.
     pub seed: Option<u64>,
 }
@@ -153,6 +161,70 @@ fn every() -> u64 {
 
 fn evaluate_rows() -> usize {
     16
+}
+
+/// `[stage.grpo]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpoSpec {
+    /// Questions of a step.
+    pub prompts: usize,
+    /// Completions of each.
+    pub group_size: usize,
+    /// Most tokens of a completion.
+    pub max_tokens: usize,
+    /// Divides the logits of what is sampled.
+    #[serde(default = "one")]
+    pub temperature: f32,
+    /// Updates that a step's samples are spread over.
+    #[serde(default = "one_update")]
+    pub updates: usize,
+    /// How far a token's ratio may leave 1 and still be learnt from.
+    #[serde(default = "clip")]
+    pub clip: f32,
+    /// Weight of the KL to the policy that the stage began with; 0: none.
+    #[serde(default)]
+    pub kl: f32,
+    /// The share of the reward that the form alone is worth: reasoning that is closed, and an answer.
+    #[serde(default = "format_share")]
+    pub format_share: f64,
+    /// Steps between samples that are written down; 0: never.
+    #[serde(default = "transcripts_every")]
+    pub transcripts_every: u64,
+    /// Switches of Dr. GRPO.
+    #[serde(default)]
+    pub dr_grpo: DrGrpo,
+    /// Switches of DAPO.
+    #[serde(default)]
+    pub dapo: Dapo,
+    /// Switches of DeepSeek-V3.2.
+    #[serde(default)]
+    pub v32: V32,
+}
+
+fn one_update() -> usize {
+    1
+}
+
+fn clip() -> f32 {
+    0.2
+}
+
+fn format_share() -> f64 {
+    0.1
+}
+
+fn transcripts_every() -> u64 {
+    10
+}
+
+impl GrpoSpec {
+    /// What the arithmetic of a step needs.
+    #[must_use]
+    pub fn objective(&self) -> Spec {
+        let Self { clip, kl, max_tokens, dr_grpo, dapo, v32, .. } = *self;
+        Spec { clip, kl, max_tokens, dr_grpo, dapo, v32 }
+    }
 }
 
 /// `[stage.optimizer]`.
@@ -201,6 +273,12 @@ impl Stage {
             (None, Some(tokens)) => tokens.div_ceil(self.batch_tokens.max(1)),
             (None, None) => 0,
         }
+    }
+
+    /// Whether it takes from this source.
+    #[must_use]
+    pub fn uses(&self, source: &str) -> bool {
+        self.mixture.as_ref().is_none_or(|mixture| mixture.contains_key(source))
     }
 
     /// Rows of a step.

@@ -64,6 +64,13 @@ fn root(n: u64) -> BlockKey {
 
 /// The weights as the engine reads them.
 fn model<D: TrainDevice>(dev: &D, net: &Net, params: &[f32]) -> Result<Arc<Model<D>>, RlError> {
+    // Adapters count in the weights that they belong to.
+    let merged = net.adapters.is_some().then(|| {
+        let mut params = params.to_vec();
+        net.merge(dev, &mut params);
+        params
+    });
+    let params = merged.as_deref().unwrap_or(params);
     let values = |tensor: &model::plan::PlannedTensor| {
         net.layout.get(&tensor.name).map_or(&[][..], |param| &params[param.range.clone()])
     };
