@@ -166,13 +166,14 @@ fn what_cannot_be_read_back_is_not_written() {
     let item = |name, dtype: &Dtype, shape, data| Item { name, dtype: dtype.clone(), shape, data };
     let fp8 = Dtype::Weight(WeightFormat::F8_E4M3);
     let q4 = Dtype::Weight(WeightFormat::Q4_0);
+    let q4_k = Dtype::Weight(WeightFormat::Q4_K);
     let cases = [
         (vec![item("a", &f32, &[2][..], Data::F32(&[0.0]))], "values for F32 of shape [2], found 1"),
         (vec![item("a", &f32, &[1], Data::Bytes(&[0; 3]))], "4 bytes for F32 of shape [1], found 3"),
         (vec![item("a", &f32, &[0], Data::Bytes(&[]))], "dimensions of at least 1"),
         (vec![item("a", &f32, &[], Data::F32(&[0.0]))], "dimensions of at least 1"),
         (vec![item("a", &fp8, &[1], Data::Bytes(&[0]))], "a type that GGUF has"),
-        (vec![item("a", &q4, &[32], Data::F32(&[0.0; 32]))], "a type with an encoder"),
+        (vec![item("a", &q4_k, &[256], Data::F32(&[0.0; 256]))], "a type with an encoder"),
         (vec![item("a", &q4, &[31], Data::Bytes(&[0; 18]))], "a shape that it can have"),
         (vec![item("", &f32, &[1], Data::F32(&[0.0]))], "a name of 1 to"),
         (vec![item("a", &f32, &[1], Data::F32(&[0.0])); 2], "each name once"),

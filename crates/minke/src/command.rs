@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;

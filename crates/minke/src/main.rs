@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{bench, chat, inspect, logits, quantize, serve, train};
+use command::{bench, chat, eval, inspect, logits, quantize, serve, train};
 
 /// Runs and explains DeepSeek-family models on the machine at hand.
 ///
@@ -35,6 +35,8 @@ enum Command {
     Bench(bench::Args),
     /// Talk to a model: the answer goes to stdout, its reasoning to stderr.
     Chat(chat::Args),
+    // Without a line here, so that the help at `eval::Args` is shown whole.
+    Eval(eval::Args),
     /// Explain a model before loading it: shapes, parameters, cache and memory.
     Inspect(inspect::Args),
     /// Write the logits behind every token of a sequence to a safetensors file.
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Quantize(args) => quantize::run(&args),

@@ -328,3 +328,40 @@ fn chat_holds_answers_to_grammars() {
     refused(&[&base[..], &["--schema", "absent.json", "hi"]].concat(), &["absent.json"]);
     refused(&[&base[..], &["--regex", "(", "hi"]].concat(), &["("]);
 }
+
+#[test]
+fn eval_asks_and_judges() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let model = oracle("dsv3").display().to_string();
+    let report =
+        stdout(&minke(&["eval", "-m", &model, "--count", "3", "--samples", "2", "--max-tokens", "8", "--json"]));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let tasks = report["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 8);
+    for task in tasks {
+        assert_eq!((&task["questions"], &task["samples"], &task["right"]), (&json!(3), &json!(6), &json!(0)), "{task}");
+        assert!(task["mean_tokens"].as_f64().unwrap() > 0.0 && task["interval_95"][1].as_f64().unwrap() < 0.5);
+    }
+    let line = |text: &str| json!({"messages": [{"role": "user", "content": text}], "data": {"answer": "no"}});
+    fs::write(at("q.jsonl"), format!("{}\n\n{}\n", line("one"), line("two"))).unwrap();
+    // Right is what the data calls "one"; the second question breaks the command.
+    let script =
+        r#"while read -r l; do case "$l" in *'"prompt":"one"'*) echo '{"reward": 1}';; *) exit 5;; esac; done"#;
+    fs::write(at("judge.sh"), script).unwrap();
+    let args = ["eval", "-m", &model, "--questions", &at("q.jsonl"), "--max-tokens", "400", "--transcripts", &at("t")];
+    let table = stdout(&minke(&args));
+    assert!(table.contains("0.0 %") && table.lines().count() == 2, "{table}");
+    let judge = format!("sh {}", at("judge.sh"));
+    let output = minke(&[&args[..], &["--verifier", &judge, "--json"]].concat());
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let task = &report["tasks"][0];
+    let n_ended = 2 - task["cut_off"].as_u64().unwrap();
+    // An answer that was cut off is not shown to the verifier.
+    assert!(task["right"].as_u64().unwrap() + task["verifier_failures"].as_u64().unwrap() == n_ended, "{report}");
+    assert_eq!(fs::read_to_string(at("t")).unwrap().lines().count(), 2);
+    refused(&["eval", "-m", &model, "--task", "countdwn"], &["countdwn", "countdown"]);
+    refused(&["eval", "-m", &model, "--task", "gcd", "--parameters", "x = 1"], &["gcd", "x"]);
+    fs::write(at("bad.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}").unwrap();
+    refused(&["eval", "-m", &model, "--questions", &at("bad.jsonl")], &["bad.jsonl:1", "data.answer"]);
+}
