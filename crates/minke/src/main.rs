@@ -12,6 +12,7 @@ mod folders;
 mod memory;
 mod progress;
 mod source;
+mod tiny;
 
 use std::process::ExitCode;
 

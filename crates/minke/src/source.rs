@@ -16,6 +16,7 @@ use ops::WeightFormat;
 use text::{ChatTemplate, Message, RenderOptions, ThinkTokens, Tokenizer, TokenizerConfig};
 
 use crate::failure::Failure;
+use crate::tiny;
 
 /// The largest tokenizer file that is read; published ones have up to 35 MB.
 const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
@@ -29,18 +30,14 @@ pub(crate) fn locate(name: &str) -> Result<PathBuf, Failure> {
     if path.exists() {
         return Ok(path);
     }
-    if name == "tiny" {
-        return Err(Failure::input(
-            "no model named: this version has no embedded model yet; expected -m FOLDER or -m FILE.gguf",
-        ));
-    }
     let hint = if name.split('/').count() == 2 && !name.starts_with('.') && !name.ends_with(".gguf") {
         "; models are not downloaded yet: fetch it by other means and name its folder"
     } else {
         ""
     };
     Err(Failure::input(format!(
-        "{name}: expected a folder with config.json and safetensors, or a .gguf file, found nothing there{hint}"
+        "{name}: expected a folder with config.json and safetensors, a .gguf file, or tiny (the model inside this program), \
+         found nothing there{hint}"
     )))
 }
 
@@ -50,16 +47,24 @@ pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) config: Config,
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// Whether it is part of the program, so that there is no file of it.
+    pub(crate) is_embedded: bool,
 }
 
 impl Source {
-    /// Opens config and weights; a folder or file of config.json alone has no weights.
+    /// Opens config and weights; a folder or file of config.json alone has no weights. `tiny` is the model inside the
+    /// program (`./tiny` a folder of that name).
     pub(crate) fn open(name: &str) -> Result<Self, Failure> {
+        if name == tiny::NAME {
+            let checkpoint = tiny::open()?;
+            let config = Config::from_gguf(&checkpoint)?;
+            return Ok(Self { path: name.into(), config, checkpoint: Some(checkpoint), is_embedded: true });
+        }
         let path = locate(name)?;
         let is_json = path.extension().is_some_and(|e| e == "json") && !name.ends_with(".index.json");
         if is_json || (path.is_dir() && !has_weights(&path)) {
             let config = Config::from_json(&checkpoint::read_config(&path)?)?;
-            return Ok(Self { path, config, checkpoint: None });
+            return Ok(Self { path, config, checkpoint: None, is_embedded: false });
         }
         let checkpoint = Checkpoint::open(&path)?;
         let mut config = match checkpoint.kind() {
@@ -67,7 +72,7 @@ impl Source {
             Kind::Safetensors => Config::from_json(&checkpoint::read_config(folder_of(&path))?)?,
         };
         model::fit_to_file(&mut config, &checkpoint);
-        Ok(Self { path, config, checkpoint: Some(checkpoint) })
+        Ok(Self { path, config, checkpoint: Some(checkpoint), is_embedded: false })
     }
 
     /// The weights.
@@ -95,10 +100,19 @@ impl Source {
         WeightFormat::ALL.into_iter().find(|format| format.name() == name)
     }
 
+    /// The tokenizer's files, as a folder has them.
+    pub(crate) fn tokenizer_files(&self) -> Result<TokenizerFiles, Failure> {
+        Ok(match self.checkpoint.as_ref().and_then(Checkpoint::gguf) {
+            Some(metadata) => train::pretrained::tokenizer_of(&self.path, metadata)?,
+            None => train::pretrained::tokenizer(&self.path)?,
+        })
+    }
+
     /// Tokenizer and chat template.
     pub(crate) fn text(&self) -> Result<Text, Failure> {
         match self.weights()?.gguf() {
-            Some(metadata) => Text::from_gguf(metadata),
+            Some(metadata) if self.is_embedded => Text::from_gguf(metadata, tiny::generation()),
+            Some(metadata) => Text::from_gguf(metadata, serde_json::json!({})),
             None => Text::from_folder(folder_of(&self.path)),
         }
     }
@@ -159,9 +173,9 @@ impl Text {
         Self::new(tokenizer, config, generation)
     }
 
-    fn from_gguf(metadata: &Metadata) -> Result<Self, Failure> {
+    fn from_gguf(metadata: &Metadata, generation: serde_json::Value) -> Result<Self, Failure> {
         let vocab = train::pretrained::vocab(metadata)?;
-        Self::new(Tokenizer::from_gguf(&vocab)?, TokenizerConfig::from_gguf(&vocab), serde_json::json!({}))
+        Self::new(Tokenizer::from_gguf(&vocab)?, TokenizerConfig::from_gguf(&vocab), generation)
     }
 
     fn new(tokenizer: Tokenizer, config: TokenizerConfig, generation: serde_json::Value) -> Result<Self, Failure> {

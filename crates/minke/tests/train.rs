@@ -124,6 +124,28 @@ fn a_run_that_is_killed_at_twenty_moments_ends_as_an_undisturbed_one() {
     assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
 }
 
+/// Each stage begins with an optimiser of its own, whether or not the one before it ended in this process.
+#[test]
+fn a_run_that_ended_between_two_stages_goes_on_as_an_undisturbed_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = RECIPE.replacen("seed = 3", "seed = 3\nkeep_checkpoints = 100", 1);
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    assert!(minke(folder.path()).output().unwrap().status.success());
+    let (whole_record, whole_weights) = (record(folder.path()), weights(folder.path()));
+    for last in [24, 36] {
+        for step in last + 1..=42 {
+            let checkpoint = folder.path().join(format!("out/step-{step:08}"));
+            if checkpoint.exists() {
+                fs::remove_dir_all(checkpoint).unwrap();
+            }
+        }
+        let output = minke(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(record(folder.path()), whole_record, "from step {last}");
+        assert!(weights(folder.path()) == whole_weights, "the weights differ from step {last}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_recipe_is_said_before_anything_is_made() {
     for (right, wrong, expected) in [

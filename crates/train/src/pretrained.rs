@@ -69,6 +69,16 @@ pub fn vocab(metadata: &Metadata) -> Result<GgufVocab, checkpoint::Error> {
     })
 }
 
+/// The tokenizer of a GGUF model, as the files of a folder. `model` is its name in errors.
+///
+/// # Errors
+/// The vocabulary is missing or cannot be used
+pub fn tokenizer_of(model: &Path, metadata: &Metadata) -> Result<TokenizerFiles, TextError> {
+    let refused = |source| TextError::Tokenizer { path: model.to_owned(), source };
+    let [tokenizer, config] = vocab(metadata)?.to_files().map_err(refused)?;
+    Ok(TokenizerFiles { tokenizer, config })
+}
+
 /// The tokenizer of a model, a folder or a file of weights: its files where it lies in a folder, made from the metadata
 /// where it is in a GGUF file. A chat template in a file of its own goes into tokenizer_config.json.
 ///
@@ -78,9 +88,7 @@ pub fn tokenizer(model: &Path) -> Result<TokenizerFiles, TextError> {
     if !model.is_dir() && model.extension().is_some_and(|extension| extension == "gguf") {
         let file = Checkpoint::open(model)?;
         if let Some(metadata) = file.gguf() {
-            let refused = |source| TextError::Tokenizer { path: model.to_owned(), source };
-            let [tokenizer, config] = vocab(metadata)?.to_files().map_err(refused)?;
-            return Ok(TokenizerFiles { tokenizer, config });
+            return tokenizer_of(model, metadata);
         }
     }
     let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new(".")) };

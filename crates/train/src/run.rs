@@ -278,8 +278,11 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         let mut position = None;
         if let Some(found) = resumed {
             stage_step = found.state.stage_step;
-            position = Some(found.state.position.clone());
-            restore(&found, &mut optimizer)?;
+            // Between two stages lies the last one's optimiser, and no position: each begins with its own.
+            if stage_step > 0 {
+                position = Some(found.state.position.clone());
+                restore(&found, &mut optimizer)?;
+            }
         }
         let mut learning = self.learning(at, &sources, position)?;
         let n_rows = stage.n_micro_rows() * stage.sequence_length;

@@ -43,7 +43,7 @@ const COUNT_MAX: u64 = 1 << 20;
 #[command(after_help = "Example:\n  \
     minke bench -m model.gguf --prefill 512,2048 --decode 64 --depth 0,4096,16384 --batch 1,4,8,16")]
 pub(crate) struct Args {
-    /// Model folder or .gguf file.
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
     #[arg(short, long, default_value = "tiny")]
     model: String,
     /// Prompt sizes to read at each depth, in tokens; 0 for none.

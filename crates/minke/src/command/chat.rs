@@ -34,7 +34,7 @@ const PROMPT_BYTES_MAX: u64 = 256 << 20;
 pub(crate) struct Args {
     /// What to say. Without it, the prompt is read from stdin; in a terminal, a conversation begins.
     prompt: Option<String>,
-    /// Model folder or .gguf file.
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
     #[arg(short, long, default_value = "tiny")]
     model: String,
     /// Instructions that come before the conversation.

@@ -43,7 +43,7 @@ const TEMPERATURE_OF_SAMPLES: f32 = 0.6;
     Without --verifier, data.answer is the right answer. With it, the command reads a line {\"prompt\", \"completion\",\n\
     \"answer\", \"data\"} for each sample and answers with {\"reward\": 0 to 1}; one half or more is right.")]
 pub(crate) struct Args {
-    /// Model folder or .gguf file.
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
     #[arg(short, long, default_value = "tiny")]
     model: String,
     /// A built-in task; may be repeated [default: all of them].

@@ -29,7 +29,7 @@ const TOKENS_BYTES_MAX: u64 = 1 << 30;
 /// Arguments of `minke logits`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model folder or .gguf file.
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
     #[arg(short, long, default_value = "tiny")]
     model: String,
     #[command(flatten)]

@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let (needed, available) = (bytes(needed), bytes(available));
         return Err(Failure::input(format!("the weights take {needed} in f32, found {available} free")));
     }
-    let files = train::pretrained::tokenizer(&source.path)?;
+    let files = source.tokenizer_files()?;
     let (net, params) = train::load(source.config.clone(), source.weights()?)?;
     let values = |tensor: &PlannedTensor| net.layout.get(&tensor.name).map_or(&[][..], |p| &params[p.range.clone()]);
     if is_gguf {

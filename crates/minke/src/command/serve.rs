@@ -38,7 +38,7 @@ const KEY_VARIABLE: &str = "MINKE_API_KEY";
     curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'")]
 pub(crate) struct Args {
-    /// Model folder or .gguf file.
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
     #[arg(short, long, default_value = "tiny")]
     model: String,
     /// Where to listen; port 0 takes any that is free.
@@ -133,7 +133,7 @@ fn served(args: &Args, source: &Source, text: Text, limits: &Limits) -> Result<S
     let modified = std::fs::metadata(&source.path).and_then(|meta| meta.modified()).ok();
     let created = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(ServedModel {
-        name: args.name.clone().or_else(stem).unwrap_or_else(|| "model".into()),
+        name: args.name.clone().or_else(stem).unwrap_or_else(|| source.path.display().to_string()),
         created_s: created.map_or(0, |since| since.as_secs()),
         bos_token: text.config.add_bos_token.unwrap_or(false).then(bos).flatten(),
         end_tokens: text.end_tokens(config).into(),

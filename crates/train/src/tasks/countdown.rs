@@ -232,9 +232,9 @@ fn search_three(rng: &mut Rng, numbers: &[i64], target: i64, lines: &mut Vec<Str
     None
 }
 
-/// Tries a way or two that leads nowhere, then one that does: a full search of four numbers would be hundreds of lines.
+/// Tries some ways that lead nowhere, then one that does: a full search of four numbers would be hundreds of lines.
 fn search_more(rng: &mut Rng, numbers: &[i64], target: i64, lines: &mut Vec<String>) -> Option<Solution> {
-    const WRONG_MAX: u64 = 2;
+    const WRONG_MAX: u64 = 4;
     let mut candidates = moves(numbers, target);
     rng.shuffle(&mut candidates);
     let is_way = |&(at, _, need): &(usize, char, i64)| is_reachable(&without(numbers, at), need);
@@ -276,7 +276,7 @@ mod tests {
             for i in 0..if n < 5 { 60 } else { 10 } {
                 let instance = task.instance(&mut Rng::new(&[i]));
                 assert!(instance.check.accepts(&instance.answer), "{instance:?}");
-                assert!(instance.reasoning.lines().count() <= 24, "{instance:?}");
+                assert!(instance.reasoning.lines().count() <= 30, "{instance:?}");
             }
         }
     }

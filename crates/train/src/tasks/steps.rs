@@ -132,7 +132,8 @@ fn multiply_columns(a: i64, factor: i64) -> String {
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// Long division: `169-4*36=25, 252-7*36=0` for 1692 / 36; exact.
+/// Long division, exact: `169-4*36=25, 252-7*36=0` for 1692 / 36; with a divisor of three digits and more each column is
+/// worked out on lines of its own.
 fn quotient(a: i64, b: i64) -> Step {
     let value = a / b;
     let head = format!("{a} / {b}");
@@ -140,10 +141,27 @@ fn quotient(a: i64, b: i64) -> Step {
     if dividend < AT_ONCE || divisor == 1 {
         return (format!("{head} = {value}"), value);
     }
-    (format!("{head}: {}, {value}", divide_columns(dividend, divisor)), value)
+    if divisor < AT_ONCE {
+        return (format!("{head}: {}, {value}", divide_columns(dividend, divisor).0), value);
+    }
+    let mut text = format!("{head}:");
+    let mut rest = 0;
+    let mut begun = false;
+    for digit in digits(dividend).into_iter().rev() {
+        rest = rest * 10 + digit;
+        begun |= rest >= divisor;
+        if begun {
+            let (lines, left) = take_away(rest, divisor);
+            let _ = write!(text, "\n{lines}");
+            rest = left;
+        }
+    }
+    let _ = write!(text, "\n= {value}");
+    (text, value)
 }
 
-fn divide_columns(dividend: i64, divisor: i64) -> String {
+/// The columns of a long division, and what is left.
+fn divide_columns(dividend: i64, divisor: i64) -> (String, i64) {
     let mut rest = 0;
     let mut columns = Vec::new();
     for digit in digits(dividend).into_iter().rev() {
@@ -155,13 +173,29 @@ fn divide_columns(dividend: i64, divisor: i64) -> String {
         columns.push(format!("{rest}-{times}*{divisor}={}", rest - times * divisor));
         rest -= times * divisor;
     }
-    columns.join(", ")
+    (columns.join(", "), rest)
 }
 
-/// `927: 2 * 349 = 698, 927 - 698 = 229`: how often b fits into a, and what is left.
-pub(super) fn divide_with_rest(a: i64, b: i64) -> (String, i64) {
-    let (times, rest) = (a / b, a % b);
-    (format!("{a}: {times} * {b} = {}, {a} - {} = {rest}", times * b, times * b), rest)
+/// How often b fits into a, fewer than ten times, and what is left: `927: 2`, then the product and the difference.
+fn take_away(a: i64, b: i64) -> Step {
+    let times = a / b;
+    let mut text = format!("{a}: {times}");
+    if times > 1 {
+        let _ = write!(text, "\n{}", product(b, times).0);
+    }
+    if times > 0 {
+        let _ = write!(text, "\n{}", sum(a, '-', b * times, -b * times).0);
+    }
+    (text, a - b * times)
+}
+
+/// How often b fits into a, and what is left; numbers that are not negative.
+pub(super) fn divide_with_rest(a: i64, b: i64) -> Step {
+    if a < 10 * b {
+        return take_away(a, b);
+    }
+    let (columns, rest) = divide_columns(a, b);
+    (format!("{a} / {b}: {columns}, rest {rest}"), rest)
 }
 
 #[cfg(test)]
@@ -206,6 +240,9 @@ mod tests {
                     let (text, value) = operate(a * b, '/', b);
                     assert_eq!(value, a);
                     assert!(text.ends_with(&format!(" {a}")), "{text}");
+                    let (lines, rest) = divide_with_rest(a.abs(), b.abs());
+                    assert_eq!(rest, a.abs() % b.abs(), "{lines}");
+                    n_held += equations_hold(&lines);
                     n_held += equations_hold(&text);
                 }
             }
@@ -223,5 +260,11 @@ mod tests {
         let lines = "47 * 36:\n47 * 6: 7*6=42, 4*6+4=28, 282\n47 * 3: 7*3=21, 4*3+2=14, 141 -> 1410\n\
                      282 + 1410: 2+0=2, 8+1=9, 2+4=6, 0+1=1, 1692\n= 1692";
         assert_eq!(operate(47, '*', 36).0, lines);
+        let lines = "19584 / 144:\n195: 1\n195 - 144: 5-4=1, 9-4=5, 1-1=0, 51\n518: 3\n144 * 3: 4*3=12, 4*3+1=13, 1*3+1=4, 432\n\
+                     518 - 432: 8-2=6, 1-3+10=8, 5-4-1=0, 86\n864: 6\n144 * 6: 4*6=24, 4*6+2=26, 1*6+2=8, 864\n\
+                     864 - 864: 4-4=0, 6-6=0, 8-8=0, 0\n= 136";
+        assert_eq!(operate(19584, '/', 144).0, lines);
+        assert_eq!(divide_with_rest(927, 7).0, "927 / 7: 9-1*7=2, 22-3*7=1, 17-2*7=3, rest 3");
+        assert_eq!(divide_with_rest(93, 62).0, "93: 1\n93 - 62 = 31");
     }
 }
