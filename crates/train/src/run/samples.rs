@@ -1,7 +1,8 @@
-//! A stage of reinforcement learning inside a run: sample, judge, update, look.
+//! A stage that learns from the model's own answers, inside a run: sample, judge, update, look.
 //!
-//! Owns the engine of the rollouts, the frozen reference policy and how a step's samples become updates. Must not own
-//! weights, the optimiser, the log or checkpoints: those are the run's.
+//! Owns the engine of the rollouts, who judges, and how a step's samples are spread over updates; what the samples are
+//! good for is `rewards.rs`'s or `teaching.rs`'s. Must not own weights, the optimiser, the log or checkpoints: those are
+//! the run's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,29 +12,37 @@ use std::time::Instant;
 use ops::TrainDevice;
 use serde_json::Value;
 
+use super::rewards::Rewards;
+use super::teaching::Teaching;
 use super::{Losses, RunError, Work, file};
 use crate::Net;
 use crate::data::Encoder;
-use crate::loss::{Objective, loss_and_gradient, nll};
-use crate::recipe::{GrpoSpec, Stage};
+use crate::recipe::{SamplesSpec, Stage};
 use crate::rl::{
-    Experience, Gathering, Judge, Place, QuestionSet, RlError, RlStats, Rollouts, SamplingSpec, Spec, Terms, limits,
+    Experience, Gathering, Judge, Place, QuestionSet, RlError, RlStats, Rollouts, SamplingSpec, Spec, limits,
 };
 use crate::split::Split;
 
 /// Tells the draws of an evaluation from those of training.
 const EVALUATION_SEED: u64 = 0x65_76_61_6c;
 
-/// What a stage of kind `grpo` keeps from step to step.
-pub(super) struct Reinforce<'s, 'a, D: TrainDevice> {
-    spec: GrpoSpec,
+/// What is learnt from the samples.
+pub(super) enum Aim {
+    /// `grpo`
+    Rewards(Rewards),
+    /// `distill`
+    Teacher(Box<Teaching>),
+}
+
+/// What a stage that samples keeps from step to step.
+pub(super) struct Samples<'s, 'a, D: TrainDevice> {
+    spec: SamplesSpec,
     objective: Spec,
+    aim: Aim,
     rollouts: Rollouts<'a, D>,
     questions: QuestionSet<'s>,
     judges: Vec<Judge>,
     encoder: Arc<Encoder>,
-    /// The trained weights as the stage began, where KL holds the policy to them.
-    reference: Option<Vec<f32>>,
     /// Where samples are written down.
     transcripts: PathBuf,
     /// What was last said about a verifier.
@@ -49,31 +58,41 @@ pub(super) struct Policy<'p, D> {
     pub(super) params: &'p mut [f32],
 }
 
-impl<'s, 'a, D: TrainDevice> Reinforce<'s, 'a, D> {
-    /// Starts the engine with the weights as they are. `reference` is where the stage's first weights are kept, for a run
-    /// that goes on from the middle of it.
+impl<'s, 'a, D: TrainDevice> Samples<'s, 'a, D> {
+    /// Starts the engine with the weights as they are. `folder` is the run's, where samples are written down and what the
+    /// stage began with is kept, for a run that goes on from the middle of it.
     pub(super) fn new(
         policy: &Policy<'_, D>,
         dev: &'a D,
-        stage: &Stage,
+        (at, stage): (usize, &Stage),
         (questions, judges): (QuestionSet<'s>, Vec<Judge>),
         encoder: &Arc<Encoder>,
-        [transcripts, reference]: [PathBuf; 2],
+        folder: &Path,
     ) -> Result<Self, RunError> {
-        let spec = stage.grpo.clone().ok_or_else(|| file(&transcripts, "the stage has no [stage.grpo]"))?;
-        let trained = &policy.params[policy.net.trained()];
-        let reference = if spec.kl > 0.0 { Some(first_weights(&reference, trained)?) } else { None };
+        let transcripts = folder.join("transcripts");
+        let spec = stage.samples().ok_or_else(|| file(&transcripts, "the stage has no samples"))?;
+        let aim = match (&stage.distill, &stage.grpo) {
+            (Some(distill), _) => Aim::Teacher(Box::new(Teaching::new(policy.net, stage, distill)?)),
+            (None, grpo) => {
+                let trained = &policy.params[policy.net.trained()];
+                let objective = grpo.as_ref().map_or(Spec::PLAIN, |grpo| grpo.objective());
+                Aim::Rewards(Rewards::new(objective, &folder.join(format!("reference-{at}")), trained)?)
+            }
+        };
         let limits = limits(stage.sequence_length, spec.prompts * spec.group_size);
         let rollouts = Rollouts::new(dev, policy.net, policy.params, limits)?;
         fs::create_dir_all(&transcripts).map_err(|e| file(&transcripts, e))?;
         Ok(Self {
-            objective: spec.objective(),
+            objective: match &aim {
+                Aim::Rewards(rewards) => rewards.objective,
+                Aim::Teacher(_) => Spec { max_tokens: spec.max_tokens, ..Spec::PLAIN },
+            },
             spec,
+            aim,
             rollouts,
             questions,
             judges,
             encoder: encoder.clone(),
-            reference,
             transcripts,
             last_error: None,
             seconds: [0.0; 2],
@@ -126,54 +145,20 @@ impl<'s, 'a, D: TrainDevice> Reinforce<'s, 'a, D> {
     }
 
     /// Losses and gradients of one update, into `work.gradients`. The first of a step is computed with the very weights
-    /// that sampled, so that its ratios are 1 and need no forward pass of their own.
+    /// that sampled.
     pub(super) fn gradients(
         &mut self,
         policy: &mut Policy<'_, D>,
         stage: &Stage,
         experience: &mut Experience,
-        (update, places): (usize, &[Place]),
+        update: (usize, &[Place]),
         work: &mut Work,
     ) -> Losses {
         let start = Instant::now();
-        let n_rows = stage.n_micro_rows() * stage.sequence_length;
-        let cuts = experience.micro_batches(places, n_rows);
-        let old = || -> Vec<Vec<f32>> {
-            places.iter().map(|(g, c)| experience.groups[*g].completions[*c].logprobs.clone()).collect()
+        let losses = match &mut self.aim {
+            Aim::Rewards(rewards) => rewards.gradients(policy, stage, experience, update, work),
+            Aim::Teacher(teaching) => teaching.gradients(policy, stage, experience, update.1, work),
         };
-        let new = if update == 0 { old() } else { logprobs(policy, experience, places, n_rows, work) };
-        let reference = self.reference.as_mut().map(|reference| {
-            let trained = policy.net.trained();
-            policy.params[trained.clone()].swap_with_slice(reference);
-            let found = logprobs(policy, experience, places, n_rows, work);
-            policy.params[trained].swap_with_slice(reference);
-            found
-        });
-        let (coefficients, terms) = experience.coefficients(places, &self.objective, &new, reference.as_deref());
-        let mut losses = Losses::default();
-        work.gradients.fill(0.0);
-        let balance = stage.balance_weight as f32 / cuts.len().max(1) as f32;
-        for (i, cut) in cuts.into_iter().enumerate() {
-            experience.fill(&places[cut.clone()], &coefficients[cut.clone()], &mut work.batch);
-            if update == 0 && i == 0 {
-                let nll = nll(policy.dev, policy.net, policy.params, &work.batch, &mut work.ws);
-                experience.stats.drift = drift(experience, &places[cut], &nll);
-            }
-            let (ws, g) = (&mut work.ws, &mut work.gradients);
-            let found = loss_and_gradient(
-                policy.dev,
-                policy.net,
-                policy.params,
-                &work.batch,
-                Objective { mtp: 0.0, balance },
-                ws,
-                g,
-            );
-            losses.balance += found.balance;
-            losses.add_loads(&work.ws);
-        }
-        losses.main = -terms.objective;
-        note(&mut experience.stats, &terms, update);
         self.seconds[1] += start.elapsed().as_secs_f64();
         losses
     }
@@ -199,7 +184,8 @@ impl<'s, 'a, D: TrainDevice> Reinforce<'s, 'a, D> {
         self.last_error.clone().filter(|_| is_new)
     }
 
-    /// The share of held-out questions that are answered right when nothing is left to chance, by source.
+    /// The share of held-out questions that are answered right when nothing is left to chance, by source. Where nothing
+    /// judges the answers there is nothing to say.
     pub(super) fn evaluate(&mut self, stage: &Stage) -> Result<serde_json::Map<String, Value>, RunError> {
         let mut shares = serde_json::Map::new();
         let (encoder, objective) = (self.encoder.clone(), self.objective);
@@ -211,6 +197,9 @@ impl<'s, 'a, D: TrainDevice> Reinforce<'s, 'a, D> {
             let (mut n_right, name) = (0, about.name.clone());
             let asked =
                 (0..n).map(|i| self.questions.held_out(source, i as u64)).collect::<Result<Vec<_>, RlError>>()?;
+            if self.judges[source].verifier.is_none() && asked.iter().all(|question| question.check.is_none()) {
+                continue;
+            }
             for asked in asked.chunks(self.spec.prompts * self.spec.group_size) {
                 let prompts: Vec<Vec<u32>> = asked.iter().map(|question| question.prompt.clone()).collect();
                 let seeds = vec![EVALUATION_SEED; prompts.len()];
@@ -225,58 +214,5 @@ impl<'s, 'a, D: TrainDevice> Reinforce<'s, 'a, D> {
             }
         }
         Ok(shares)
-    }
-}
-
-/// ln π of the samples' tokens, as the policy's weights are now.
-fn logprobs<D: TrainDevice>(
-    policy: &Policy<'_, D>,
-    experience: &Experience,
-    places: &[Place],
-    n_rows: usize,
-    work: &mut Work,
-) -> Vec<Vec<f32>> {
-    let mut all = Vec::with_capacity(places.len());
-    for cut in experience.micro_batches(places, n_rows) {
-        let places = &places[cut];
-        let ones: Vec<Vec<f32>> =
-            places.iter().map(|(g, c)| vec![1.0; experience.groups[*g].completions[*c].tokens.len()]).collect();
-        experience.fill(places, &ones, &mut work.batch);
-        let nll = nll(policy.dev, policy.net, policy.params, &work.batch, &mut work.ws);
-        all.extend(experience.logprobs(places, &nll));
-    }
-    all
-}
-
-/// Mean |ln π_trainer − ln π_rollout| of samples whose rows' nll is known. Tokens that count nothing have none.
-fn drift(experience: &Experience, places: &[Place], nll: &[f64]) -> f64 {
-    let (mut sum, mut n) = (0.0, 0);
-    for (found, (g, c)) in experience.logprobs(places, nll).iter().zip(places) {
-        for (a, b) in found.iter().zip(&experience.groups[*g].completions[*c].logprobs).filter(|(a, _)| **a != 0.0) {
-            sum += f64::from((a - b).abs());
-            n += 1;
-        }
-    }
-    sum / f64::from(n.max(1))
-}
-
-/// Takes over what an update met; clipping is that of the last update, which is furthest from what sampled.
-fn note(stats: &mut RlStats, terms: &Terms, update: usize) {
-    let n = terms.n_tokens.max(1) as f64;
-    stats.clip_fraction = terms.n_clipped as f64 / n;
-    stats.kl = if update == 0 { terms.kl / n } else { stats.kl.max(terms.kl / n) };
-}
-
-/// The weights at `path`, which are `trained` if the file is not there yet.
-fn first_weights(path: &Path, trained: &[f32]) -> Result<Vec<f32>, RunError> {
-    if !path.exists() {
-        let bytes: Vec<u8> = trained.iter().flat_map(|w| w.to_le_bytes()).collect();
-        checkpoint::write::atomically(&path.into(), |out| std::io::Write::write_all(out, &bytes))?;
-    }
-    let bytes = fs::read(path).map_err(|e| file(path, e))?;
-    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
-    match values.len() == trained.len() && bytes.len().is_multiple_of(4) {
-        true => Ok(values),
-        false => Err(file(path, format!("has {} values, expected {}; restore it", values.len(), trained.len()))),
     }
 }
