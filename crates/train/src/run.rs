@@ -355,7 +355,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
                 Learning::Samples(samples) => {
                     let step = [stage_step, progress.step + 1];
                     let record = self.sample(stage, step, samples, &mut optimizer, &mut work, gemm)?;
-                    samples.complaint().iter().for_each(|error| observer.warn(error));
+                    samples.complaints().iter().for_each(|message| observer.warn(message));
                     record
                 }
             };

@@ -20,6 +20,8 @@ const SEQUENCE_LENGTH_MAX: usize = 1 << 20;
 const BATCH_TOKENS_MAX: u64 = 1 << 32;
 /// Most rows of an adapter's inner factor.
 const LORA_RANK_MAX: usize = 4096;
+/// Longest file that a verifier may write: it judges text from a model, and may be led to write without end.
+const VERIFIER_FILE_BYTES: u64 = 64 << 20;
 /// Most steps of a stage.
 const STEPS_MAX: u64 = 1 << 40;
 
@@ -253,7 +255,8 @@ fn verifier(path: &[Step], data: &Data, folder: &Path) -> Result<Option<Verifier
     if command.first().is_none_or(String::is_empty) {
         return Err(Problem::new(path, "verifier", "expected a program and its arguments, found an empty list"));
     }
-    Ok(Some(VerifierSpec { command, folder: folder.to_owned(), limits: limits(path, data)? }))
+    let limits = Limits { file_bytes: VERIFIER_FILE_BYTES, ..limits(path, data)? };
+    Ok(Some(VerifierSpec { command, folder: folder.to_owned(), limits }))
 }
 
 fn check_stage(

@@ -45,8 +45,8 @@ pub(super) struct Samples<'s, 'a, D: TrainDevice> {
     encoder: Arc<Encoder>,
     /// Where samples are written down.
     transcripts: PathBuf,
-    /// What was last said about a verifier.
-    last_error: Option<String>,
+    /// How often each judge's verifier had broken when that was last told.
+    n_told: Vec<u64>,
     /// Seconds of the step that went to sampling, and to losses and gradients.
     seconds: [f64; 2],
 }
@@ -82,6 +82,7 @@ impl<'s, 'a, D: TrainDevice> Samples<'s, 'a, D> {
         let limits = limits(stage.sequence_length, spec.prompts * spec.group_size);
         let rollouts = Rollouts::new(dev, policy.net, policy.params, limits)?;
         fs::create_dir_all(&transcripts).map_err(|e| file(&transcripts, e))?;
+        let n_told = vec![0; judges.len()];
         Ok(Self {
             objective: match &aim {
                 Aim::Rewards(rewards) => rewards.objective,
@@ -94,7 +95,7 @@ impl<'s, 'a, D: TrainDevice> Samples<'s, 'a, D> {
             judges,
             encoder: encoder.clone(),
             transcripts,
-            last_error: None,
+            n_told,
             seconds: [0.0; 2],
         })
     }
@@ -176,12 +177,21 @@ impl<'s, 'a, D: TrainDevice> Samples<'s, 'a, D> {
         Ok(stats)
     }
 
-    /// What a verifier last broke on, if that is news.
-    pub(super) fn complaint(&mut self) -> Option<String> {
-        let error = self.judges.iter().rev().find_map(|judge| judge.last_error.clone())?;
-        let is_new = self.last_error.as_ref() != Some(&error);
-        self.last_error = Some(error);
-        self.last_error.clone().filter(|_| is_new)
+    /// What verifiers broke on and how often, if that is news: at the first time, and whenever it is twice as often as was
+    /// told before.
+    pub(super) fn complaints(&mut self) -> Vec<String> {
+        let mut news = Vec::new();
+        for ((judge, n_told), source) in self.judges.iter().zip(&mut self.n_told).zip(self.questions.sources()) {
+            let Some(error) = judge.last_error.as_ref().filter(|_| judge.n_broken >= (2 * *n_told).max(1)) else {
+                continue;
+            };
+            *n_told = judge.n_broken;
+            let (name, n) = (&source.name, judge.n_broken);
+            news.push(format!(
+                "source {name:?}: the verifier broke on {n} samples so far, which count as wrong: {error}"
+            ));
+        }
+        news
     }
 
     /// The share of held-out questions that are answered right when nothing is left to chance, by source. Where nothing
