@@ -74,10 +74,8 @@ fn the_recipe_for_ones_own_verifier_runs() {
     assert!(at("own-verifier/step-00000002/adapter_model.safetensors").exists());
 }
 
-#[test]
 #[cfg(target_os = "linux")]
-fn a_broken_verifier_costs_its_own_samples() {
-    const RECIPE: &str = r#"
+const RECIPE: &str = r#"
 seed = 5
 output = "out"
 held_out = 0.0
@@ -113,8 +111,9 @@ evaluate_every = 0
 optimizer = { type = "adamw", lr = 0.001 }
 grpo = { prompts = 4, group_size = 8, max_tokens = 16, format_share = 0.0 }
 "#;
-    // A line for each failure, so that they can be counted from outside. The file is longer than a verifier may write.
-    const VERIFIER: &str = r#"
+/// A line for each failure, so that they can be counted from outside. The file is longer than a verifier may write.
+#[cfg(target_os = "linux")]
+const VERIFIER: &str = r#"
 while read -r line; do
     case "$line" in
         *'"answer":"1"'*) echo crash >> broken; exit 3 ;;
@@ -126,6 +125,10 @@ while read -r line; do
     esac
 done
 "#;
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_broken_verifier_costs_its_own_samples() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("recipe.toml", RECIPE);

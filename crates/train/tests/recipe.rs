@@ -220,12 +220,7 @@ proptest! {
     }
 }
 
-#[test]
-fn teachers_are_checked() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("talks.jsonl"), "x").unwrap();
-    fs::create_dir(folder.path().join("big")).unwrap();
-    let good = r#"
+const TEACHERS: &str = r#"
 output = "run"
 [model]
 [tokenizer]
@@ -258,9 +253,15 @@ teacher = "big"
 prompts = 4
 max_tokens = 16
 "#;
+
+#[test]
+fn teachers_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("talks.jsonl"), "x").unwrap();
+    fs::create_dir(folder.path().join("big")).unwrap();
     let parse = |from: &str, to: &str| {
-        assert!(good.contains(from), "{from}");
-        Recipe::parse(&good.replacen(from, to, 1), &folder.path().join("r.toml")).map_err(|e| e.to_string())
+        assert!(TEACHERS.contains(from), "{from}");
+        Recipe::parse(&TEACHERS.replacen(from, to, 1), &folder.path().join("r.toml")).map_err(|e| e.to_string())
     };
     let recipe = parse("steps = 2", "steps = 2").unwrap();
     let Definition::Traces { prompts, count: None, teacher } = &recipe.data["traces"] else {

@@ -157,16 +157,23 @@ impl LogReader {
     /// The next whole line; none while there is none. A log that was cut, because its run went on from an earlier
     /// checkpoint, is read from its beginning again.
     fn next(&mut self) -> Option<StepRecord> {
-        let mut line = Vec::new();
         let n_now = self.reader.get_ref().metadata().ok()?.len();
         if n_now < self.n_bytes {
             self.n_bytes = 0;
         }
         self.reader.seek(SeekFrom::Start(self.n_bytes)).ok()?;
-        self.reader.read_until(b'\n', &mut line).ok()?;
-        let record = serde_json::from_slice(&line).ok().filter(|_| line.ends_with(b"\n"))?;
-        self.n_bytes += line.len() as u64;
-        Some(record)
+        loop {
+            let mut line = Vec::new();
+            self.reader.read_until(b'\n', &mut line).ok()?;
+            if !line.ends_with(b"\n") {
+                return None;
+            }
+            self.n_bytes += line.len() as u64;
+            // A loss that is no number is written as null: there is nothing to draw.
+            if let Ok(record) = serde_json::from_slice(&line) {
+                return Some(record);
+            }
+        }
     }
 }
 
@@ -216,12 +223,16 @@ mod tests {
         assert_eq!(log.next(), None);
         let line = |step| serde_json::to_string(&record(step)).unwrap() + "\n";
         for step in 1..=3 {
-            let (first, second) = line(step).split_at(9).into();
+            let line = line(step);
+            let (first, second) = line.split_at(9);
             file.write_all(first.as_bytes()).unwrap();
             assert_eq!(log.next(), None, "half a line");
             file.write_all(second.as_bytes()).unwrap();
             assert_eq!(log.next(), Some(record(step)));
         }
+        let diverged = StepRecord { loss: f64::NAN, ..record(4) };
+        file.write_all(format!("{}\n{}", serde_json::to_string(&diverged).unwrap(), line(5)).as_bytes()).unwrap();
+        assert_eq!(log.next(), Some(record(5)), "what cannot be drawn is passed over");
         file.set_len(line(1).len() as u64).unwrap();
         assert_eq!(log.next(), Some(record(1)));
         assert_eq!(log.next(), None);
