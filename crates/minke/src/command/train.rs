@@ -2,6 +2,7 @@
 //!
 //! Owns the command's flags and what is shown of a run. Must not train.
 
+mod grid;
 mod plots;
 mod watch;
 

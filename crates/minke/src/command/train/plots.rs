@@ -1,27 +1,23 @@
 //! The curves of a run, drawn into a grid of characters.
 //!
 //! Owns which curves there are, how much of them is kept, and how they are laid out. Must not read files or the clock, and
-//! must not write to a terminal: what it makes is text.
+//! must not write to a terminal.
 
-use std::fmt::Write as _;
-
-use ratatui::buffer::{Buffer, Cell};
-use ratatui::layout::Rect;
-use ratatui::style::{Color, Modifier, Style};
-use ratatui::symbols::Marker;
-use ratatui::text::{Line, Span};
-use ratatui::widgets::{Axis, Chart, Dataset, GraphType, Widget};
 use train::log::StepRecord;
 use train::rl::RlStats;
+
+use super::grid::{Colour, Grid};
 
 /// Points of a curve that are kept: more than a terminal shows. Beyond it neighbours become their mean.
 const POINTS_MAX: usize = 1024;
 /// Smallest panel that says something.
-const PANEL_WIDTH_MIN: u16 = 34;
-const PANEL_HEIGHT_MIN: u16 = 7;
+const PANEL_WIDTH_MIN: usize = 34;
+const PANEL_HEIGHT_MIN: usize = 7;
 /// Largest panel: beyond it nothing more is seen.
-const PANEL_HEIGHT_MAX: u16 = 14;
-const COLOURS: [Color; 2] = [Color::Cyan, Color::Yellow];
+const PANEL_HEIGHT_MAX: usize = 14;
+/// Columns of the numbers left of a plot.
+const SCALE_WIDTH: usize = 9;
+const COLOURS: [Colour; 2] = [Colour::First, Colour::Second];
 
 /// What a curve shows of a step.
 type Pick = fn(&StepRecord) -> Option<f64>;
@@ -150,31 +146,28 @@ impl Plots {
         }
     }
 
-    /// The panels of the stage that is under way, below a line of text, at most `width` by `height` characters.
-    pub(super) fn draw(&self, heading: &str, width: u16, height: u16) -> Buffer {
-        let area = Rect::new(0, 0, width, height);
+    /// The panels of the stage that is under way, below a line of text, in at most that many columns and rows.
+    pub(super) fn draw(&self, heading: &str, [width, height]: [usize; 2]) -> Grid {
         let Some(last) = &self.last else {
-            let mut buffer = Buffer::empty(Rect { height: height.min(1), ..area });
-            buffer.set_stringn(0, 0, heading, width.into(), Style::new());
-            return buffer;
+            let mut grid = Grid::new(width, height.min(1));
+            grid.put([0, 0], heading, Colour::Bold);
+            return grid;
         };
         let kind = kind(last);
         let shown = PANELS.iter().zip(&self.curves);
-        let shown = shown.filter(|(panel, curves)| panel.shows(kind) && !curves[0].points.is_empty());
-        let shown: Vec<_> = shown.collect();
-        let n_columns = (width / PANEL_WIDTH_MIN).clamp(1, 3).min(shown.len().max(1) as u16);
+        let shown: Vec<_> = shown.filter(|(panel, curves)| panel.shows(kind) && !curves[0].points.is_empty()).collect();
+        let n_columns = (width / PANEL_WIDTH_MIN).clamp(1, 3).min(shown.len().max(1));
         let n_rows_max = (height.saturating_sub(1) / PANEL_HEIGHT_MIN).max(1);
-        let n_rows = (shown.len() as u16).div_ceil(n_columns).min(n_rows_max);
+        let n_rows = shown.len().div_ceil(n_columns).min(n_rows_max);
         let panel_height = (height.saturating_sub(1) / n_rows.max(1)).min(PANEL_HEIGHT_MAX);
         let panel_width = width / n_columns;
-        let mut buffer = Buffer::empty(Rect { height: (1 + n_rows * panel_height).min(height), ..area });
-        buffer.set_stringn(0, 0, heading, width.into(), Style::new().add_modifier(Modifier::BOLD));
-        for (i, (panel, curves)) in (0u16..n_columns * n_rows).zip(shown) {
-            let (x, y) = (i % n_columns * panel_width, 1 + i / n_columns * panel_height);
-            let area = Rect::new(x, y, panel_width, panel_height).intersection(buffer.area);
-            panel.draw(curves, last, area, &mut buffer);
+        let mut grid = Grid::new(width, (1 + n_rows * panel_height).min(height));
+        grid.put([0, 0], heading, Colour::Bold);
+        for (i, (panel, curves)) in shown.into_iter().take(n_columns * n_rows).enumerate() {
+            let at = [i % n_columns * panel_width, 1 + i / n_columns * panel_height];
+            panel.draw(curves, last, (at, [panel_width, panel_height]), &mut grid);
         }
-        buffer
+        grid
     }
 }
 
@@ -187,32 +180,35 @@ impl Panel {
         self.of == Stages::Both || self.of == stage
     }
 
-    /// A title with the newest values, and the curves below it.
-    fn draw(&self, curves: &[Curve; 2], last: &StepRecord, area: Rect, buffer: &mut Buffer) {
-        let mut title = vec![Span::styled(self.title, Style::new().add_modifier(Modifier::BOLD))];
+    /// A title with the newest values, the curves below it, and their scales.
+    fn draw(&self, curves: &[Curve; 2], last: &StepRecord, (at, size): ([usize; 2], [usize; 2]), grid: &mut Grid) {
+        let mut end = grid.put(at, self.title, Colour::Bold);
         for (((name, pick), colour), curve) in self.curves.iter().zip(COLOURS).zip(curves) {
             let newest = pick(last).filter(|value| value.is_finite()).or(curve.points.last().map(|(_, value)| *value));
             let Some(value) = newest else { continue };
             let gap = if name.is_empty() { "" } else { " " };
-            title.push(Span::styled(format!("  {name}{gap}{}", short(value)), Style::new().fg(colour)));
+            end = grid.put([end + 2, at[1]], &format!("{name}{gap}{}", short(value)), colour);
         }
-        let (head, body) =
-            (Rect { height: 1, ..area }, Rect { y: area.y + 1, height: area.height.saturating_sub(2), ..area });
-        Line::from(title).render(head.intersection(buffer.area), buffer);
+        // Below the title the plot, then the steps, then a free line.
+        let (Some(width), Some(height)) = (size[0].checked_sub(SCALE_WIDTH + 2), size[1].checked_sub(3)) else {
+            return;
+        };
+        if width == 0 || height == 0 {
+            return;
+        }
         let points = || curves.iter().flat_map(|curve| &curve.points);
         let x = bounds(points().map(|(step, _)| *step), 0.0);
         let y = bounds(points().map(|(_, value)| *value), 0.05);
-        let sets = curves.iter().zip(COLOURS).filter(|(curve, _)| !curve.points.is_empty()).map(|(curve, colour)| {
-            let set = Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line);
-            set.style(Style::new().fg(colour)).data(&curve.points)
-        });
-        let axis = |[low, high]: [f64; 2]| {
-            Axis::default()
-                .style(Style::new().fg(Color::DarkGray))
-                .bounds([low, high])
-                .labels([short(low), short(high)])
-        };
-        Chart::new(sets.collect()).legend_position(None).x_axis(axis(x)).y_axis(axis(y)).render(body, buffer);
+        let [left, top] = [at[0] + SCALE_WIDTH, at[1] + 1];
+        let right_aligned = |text: String| format!("{text:>width$} ", width = SCALE_WIDTH - 1);
+        grid.put([at[0], top], &right_aligned(short(y[1])), Colour::Dim);
+        grid.put([at[0], top + height - 1], &right_aligned(short(y[0])), Colour::Dim);
+        grid.put([left, top + height], &short(x[0]), Colour::Dim);
+        let to = short(x[1]);
+        grid.put([left + width.saturating_sub(to.len()), top + height], &to, Colour::Dim);
+        for (curve, colour) in curves.iter().zip(COLOURS) {
+            grid.curve(([left, top], [width, height]), &curve.points, [x, y], colour);
+        }
     }
 }
 
@@ -234,40 +230,6 @@ fn short(value: f64) -> String {
         () if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
         () if size >= 100.0 || value.fract() == 0.0 => format!("{value:.0}"),
         () => format!("{value:.3}"),
-    }
-}
-
-/// The characters as lines of text, with the colours of a terminal if `has_colours`.
-pub(super) fn text(buffer: &Buffer, has_colours: bool) -> String {
-    let mut text = String::new();
-    let width = usize::from(buffer.area.width).max(1);
-    for row in buffer.content.chunks(width) {
-        let n = row.iter().rposition(|cell| cell.symbol() != " ").map_or(0, |at| at + 1);
-        let mut code = "0";
-        for cell in &row[..n] {
-            let wanted = if has_colours { sgr(cell) } else { "0" };
-            if wanted != code {
-                let _ = write!(text, "\x1b[0;{wanted}m");
-                code = wanted;
-            }
-            text.push_str(cell.symbol());
-        }
-        if code != "0" {
-            text.push_str("\x1b[0m");
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// The terminal's code for the looks of a cell; those alone that are used here.
-fn sgr(cell: &Cell) -> &'static str {
-    match cell.fg {
-        Color::Cyan => "36",
-        Color::Yellow => "33",
-        Color::DarkGray => "90",
-        _ if cell.modifier.contains(Modifier::BOLD) => "1",
-        _ => "0",
     }
 }
 
@@ -295,8 +257,8 @@ mod tests {
         StepRecord { rl: Some(rl), ..record(step) }
     }
 
-    fn drawn(plots: &Plots, width: u16, height: u16) -> String {
-        text(&plots.draw("recipe.toml", width, height), false)
+    fn drawn(plots: &Plots, width: usize, height: usize) -> String {
+        plots.draw("recipe.toml", [width, height]).text(false)
     }
 
     #[test]
@@ -329,9 +291,7 @@ mod tests {
         for width in [0, 1, 5, 33, 34, 80, 200] {
             for height in [0, 1, 2, 3, 8, 24, 100] {
                 let text = drawn(&plots, width, height);
-                assert!(
-                    text.lines().count() <= height.into() && text.lines().all(|l| l.chars().count() <= width.into())
-                );
+                assert!(text.lines().count() <= height && text.lines().all(|l| l.chars().count() <= width));
             }
         }
     }
@@ -352,19 +312,5 @@ mod tests {
         let lr = PANELS.iter().position(|panel| panel.title == "learning rate").unwrap();
         let steps: Vec<f64> = plots.curves[lr][0].points.iter().map(|(step, _)| *step).collect();
         assert_eq!(steps, (1..=30).map(f64::from).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn colours_are_switched_on_and_off() {
-        let mut plots = Plots::new();
-        (1..=30).for_each(|step| plots.push(&record(step)));
-        let coloured = text(&plots.draw("x", 80, 24), true);
-        let bare: String =
-            coloured.split("\x1b[").map(|part| part.split_once('m').map_or(part, |(_, rest)| rest)).collect();
-        assert!(
-            coloured.contains("\x1b[0;36m")
-                && coloured.lines().all(|l| !l.contains('\x1b') || l.ends_with("\x1b[0m") || l.contains("\x1b[0;0m"))
-        );
-        assert_eq!(bare.replace("x\n", ""), text(&plots.draw("x", 80, 24), false).replace("x\n", ""));
     }
 }

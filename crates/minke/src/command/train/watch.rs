@@ -13,7 +13,7 @@ use train::log::StepRecord;
 use train::recipe::{Recipe, Stage};
 use train::run::RunLock;
 
-use super::plots::{self, Plots};
+use super::plots::Plots;
 use crate::failure::{Failure, remark};
 
 /// Time between two looks at a log, and between two drawings.
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Lines of a whole run, about, where they stand for the plots.
 const LINES: u64 = 100;
 /// What is taken where the terminal does not say.
-const SIZE: [u16; 2] = [100, 30];
+const SIZE: [usize; 2] = [100, 30];
 
 /// Shows a run.
 pub(super) struct Watch {
@@ -78,8 +78,8 @@ impl Watch {
             Some(_) if self.drawn.is_some_and(|drawn| drawn.elapsed() < PAUSE) && record.step < self.n_steps => {}
             Some(screen) => {
                 let [columns, rows] = terminal_size();
-                let buffer = self.plots.draw(&self.heading(record), columns.saturating_sub(1), rows.saturating_sub(2));
-                screen.set_message(plots::text(&buffer, true).trim_end().to_owned());
+                let size = [columns.saturating_sub(1), rows.saturating_sub(2)];
+                screen.set_message(self.plots.draw(&self.heading(record), size).text(true).trim_end().to_owned());
                 self.drawn = Some(Instant::now());
             }
         }
@@ -131,15 +131,9 @@ fn duration(seconds: f64) -> String {
     if minutes < 60 { format!("{minutes} min") } else { format!("{} h {:02} min", minutes / 60, minutes % 60) }
 }
 
-#[cfg(unix)]
-fn terminal_size() -> [u16; 2] {
-    let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    size.ok().map(|size| [size.ws_col, size.ws_row]).filter(|[columns, _]| *columns > 0).unwrap_or(SIZE)
-}
-
-#[cfg(not(unix))]
-fn terminal_size() -> [u16; 2] {
-    SIZE
+/// Columns and rows.
+fn terminal_size() -> [usize; 2] {
+    console::Term::stderr().size_checked().map_or(SIZE, |(rows, columns)| [columns.into(), rows.into()])
 }
 
 /// Reads the lines of a log that another process is writing.
