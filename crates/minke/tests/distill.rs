@@ -4,6 +4,7 @@
 #![cfg(unix)]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -217,21 +218,27 @@ fn a_folder_is_trained_in_once_and_can_be_watched() {
     let folder = folder_with(&[("teacher.toml", &long)]);
     let mut run = train(folder.path(), &["teacher.toml"]).stderr(Stdio::null()).spawn().unwrap();
     let log = folder.path().join("taught/log.jsonl");
-    while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 3 {
-        assert_eq!(run.try_wait().unwrap(), None, "the run ended before it was seen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let mut wait_for = |n_steps| {
+        while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < n_steps {
+            assert_eq!(run.try_wait().unwrap(), None, "the run ended before it was seen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(3);
     let second = train(folder.path(), &["teacher.toml"]).output().unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(2), "{said}");
+    let mut watcher = train(folder.path(), &["teacher.toml", "--watch"]).spawn().unwrap();
+    let mut lines = BufReader::new(watcher.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.ends_with("another process is training here, and is followed"), "{first}");
+    wait_for(12);
     assert!(said.contains(&format!("another process ({}) is training here", run.id())), "{said}");
-    let watcher = train(folder.path(), &["teacher.toml", "--watch"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
     run.kill().unwrap();
     run.wait().unwrap();
-    let said = succeed(&watcher.wait_with_output().unwrap());
-    assert!(said.contains("another process is training here, and is followed"), "{said}");
-    assert!(said.contains("step 6 of 600: loss "), "lines where there is no terminal: {said}");
+    let followed: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(watcher.wait().unwrap().success());
+    assert!(followed[0].starts_with("step 6 of 600: loss "), "lines where there is no terminal: {followed:?}");
 
     // The lock went with the process; the run goes on, and shows itself.
     let short = train(folder.path(), &["teacher.toml", "--watch"]).output().unwrap();

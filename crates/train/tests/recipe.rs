@@ -109,7 +109,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
     ("seed = 7", "seed = ", "r.toml:2: "),
     ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
-    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected `pretrain` or `sft`"),
+    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected one of `pretrain`, `sft`, `grpo`, `distill`"),
     ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
     ("output = \"run\"", "", "missing field `output`"),
     // The whole.
@@ -275,12 +275,12 @@ fn teachers_are_checked() {
     assert_eq!((stage.kind, stage.batch_tokens, stage.n_micro_rows()), (StageKind::Distill, 4 * 64, 4));
     assert!(stage.distill.as_ref().unwrap().teacher.is_dir());
     for (from, to, said) in [
-        ("teacher = \"big\"", "teacher = \"gone\"", "r.toml:32: `stage[1].distill.teacher`: "),
+        ("teacher = \"big\"", "teacher = \"gone\"", "r.toml:30: `stage[1].distill.teacher`: "),
         ("teacher = \"big\"", "", "missing field `teacher`"),
         (
             "max_tokens = 16",
             "max_tokens = 64",
-            "r.toml:34: `stage[1].distill.max_tokens`: expected at least 1 and less",
+            "r.toml:32: `stage[1].distill.max_tokens`: expected at least 1 and less",
         ),
         ("prompts = 4", "prompts = 0", "`stage[1].distill.prompts`: expected 1 to 65536, found 0"),
         ("prompts = 4", "prompts = 4\nclip = 0.2", "unknown field `clip`"),

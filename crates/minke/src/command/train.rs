@@ -142,7 +142,7 @@ impl Observer for Shown {
                 record.loss, record.lr, record.grad_norm, record.tokens_per_s
             );
             bar.set_message(message);
-            if let Some(held_out) = &record.held_out {
+            if let Some(held_out) = record.held_out.as_ref().filter(|held_out| !held_out.is_empty()) {
                 let line = format!("step {} of {}: held out: {}", record.step, self.n_steps, by_source(held_out));
                 // A bar that nobody sees prints nothing; a log of the command's output wants these lines all the same.
                 if bar.is_hidden() { remark(&format!("{line}\n")) } else { bar.println(line) }
