@@ -29,11 +29,14 @@ pub mod run;
 pub mod setup;
 pub mod split;
 pub mod tasks;
+mod teacher;
+pub mod traces;
 mod workspace;
 
 pub use batch::Batch;
 pub use layout::{Layout, Param, Published};
 pub use load::load;
-pub use loss::{Losses, Objective, loss_and_gradient, nll};
+pub use loss::{Losses, Objective, divergence_and_gradient, loss_and_gradient, nll};
 pub use net::Net;
+pub use teacher::Teacher;
 pub use workspace::Workspace;

@@ -110,19 +110,31 @@ pub fn tokenizer(model: &Path) -> Result<TokenizerFiles, TextError> {
     Ok(TokenizerFiles { tokenizer, config })
 }
 
+/// A model's config, whatever its form.
+///
+/// # Errors
+/// It is not there, or of a kind that is not computed
+pub fn config(model: &Path) -> Result<Config, LoadError> {
+    config_of(model, &Checkpoint::open(model)?)
+}
+
+fn config_of(model: &Path, file: &Checkpoint) -> Result<Config, LoadError> {
+    Ok(match file.kind() {
+        Kind::Gguf => Config::from_gguf(file)?,
+        Kind::Safetensors => {
+            let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new(".")) };
+            Config::from_json(&checkpoint::read_config(folder)?)?
+        }
+    })
+}
+
 /// A model's places and weights, and its config.json.
 ///
 /// # Errors
 /// It is not there, is of a kind that is not computed or that config.json has no words for, or does not fit into memory
 pub fn load(model: &Path) -> Result<(Net, Value, Vec<f32>), LoadError> {
     let file = Checkpoint::open(model)?;
-    let config = match file.kind() {
-        Kind::Gguf => Config::from_gguf(&file)?,
-        Kind::Safetensors => {
-            let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new(".")) };
-            Config::from_json(&checkpoint::read_config(folder)?)?
-        }
-    };
+    let config = config_of(model, &file)?;
     let (net, params) = crate::load(config, &file)?;
     let json = model::export::config_json(&net.config)?;
     Ok((net, json, params))

@@ -1,13 +1,18 @@
 //! A run: a recipe's stages, in order, from its start or from where it was interrupted.
 //!
-//! Owns the order of a step (rows, or samples (`run/reinforce.rs`) → losses and gradients of micro-batches → clipping →
-//! optimiser → routers' biases → record → checkpoint) and what the run's folder holds. Everything that draws is named by seed and step, and a checkpoint holds
-//! all state, so a resumed run does what an undisturbed one does. Must not print: who wants to see a run gives an observer.
+//! Owns the order of a step (rows, or samples (`run/samples.rs`) → losses and gradients of micro-batches → clipping →
+//! optimiser → routers' biases → record → checkpoint) and what the run's folder holds. Everything that draws is named by
+//! seed and step, and a checkpoint holds all state, so a resumed run does what an undisturbed one does. Must not print:
+//! who wants to see a run gives an observer.
 //!
 //! The folder: `tokenizer/` (made first), `step-N/` checkpoints with config and tokenizer beside the weights, `log.jsonl`.
 //! Where adapters are trained, a checkpoint holds them alone, and `merged/` is the model with them, made at the end.
 
-mod reinforce;
+mod lock;
+mod rewards;
+mod samples;
+mod start;
+mod teaching;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,16 +34,19 @@ use crate::bpe::TokenizerFiles;
 use crate::checkpoints::{ADAPTERS, CheckpointError, Checkpoints, Found, RunState, WEIGHTS};
 use crate::data::{DataError, Encoder, Packer, Position, Rows, Source};
 use crate::log::{ExpertLoad, StepLog, StepRecord};
-use crate::lora::AdapterTensor;
 use crate::loss::{Objective, loss_and_gradient, nll};
-use crate::optim::{Gemm, Optimizer, Parameter, Rule, clip_norm, update_router_bias};
-use crate::pretrained;
-use crate::recipe::{INITIALIZER_RANGE, ModelStart, Recipe, Stage, StageKind, config_json};
+use crate::optim::{Gemm, Optimizer, clip_norm, update_router_bias};
+use crate::recipe::{ModelStart, Recipe, Stage};
 use crate::rl::RlError;
 use crate::rng::Rng;
 use crate::setup::{self, SetupError};
+use crate::teacher::{Teacher, TeacherError};
+use crate::traces::TraceError;
 use crate::{Batch, Net, Workspace};
-use reinforce::{Policy, Reinforce};
+use samples::{Policy, Samples};
+use start::{adapted, parameters, restore, resumed, started};
+
+pub use lock::RunLock;
 
 /// The folder of a model with its adapters, in the run's.
 pub const MERGED: &str = "merged";
@@ -58,6 +66,12 @@ pub enum RunError {
     /// Samples and their rewards.
     #[error(transparent)]
     Rl(#[from] RlError),
+    /// A teacher of a stage.
+    #[error(transparent)]
+    Teacher(#[from] TeacherError),
+    /// A teacher's examples.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// A file of weights.
     #[error(transparent)]
     Weights(#[from] checkpoint::Error),
@@ -70,6 +84,17 @@ pub enum RunError {
     /// Memory.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Another process trains in the run's folder.
+    #[error(
+        "{}: another process{who} is training here; wait for it or stop it (--watch shows it), or name another `output`",
+        path.display()
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+        /// Which process, if that is known.
+        who: String,
+    },
     /// A file of the run's folder.
     #[error("{}: {problem}", path.display())]
     File {
@@ -94,6 +119,9 @@ pub trait Observer {
     fn step(&mut self, recipe: &Recipe, record: &StepRecord);
     /// Something is passed over: a damaged checkpoint.
     fn warn(&mut self, message: &str);
+    /// A teacher answers the questions of the source `name`: how many it has answered, of how many, and how many of its
+    /// answers are examples.
+    fn traces(&mut self, name: &str, counts: [u64; 3]);
 }
 
 /// What a run amounts to, before it starts.
@@ -105,7 +133,8 @@ pub struct Plan {
     pub n_active: u64,
     /// Those that are trained: all, or the adapters', which are not among the above.
     pub n_trained: u64,
-    /// Bytes of weights in f32, of gradients and optimiser of what is trained, and of activations, at the largest stage.
+    /// Bytes of weights in f32, of gradients and optimiser of what is trained, and of activations and a teacher, at the
+    /// largest stage.
     pub bytes: u64,
     /// Floating-point operations of all stages: 6 per active weight and token, 4 where it is frozen, and attention's.
     pub flops: f64,
@@ -124,7 +153,11 @@ pub struct Run<'a, D: TrainDevice> {
     net: Net,
     config_json: Value,
     params: Vec<f32>,
+    /// Bytes of each stage's teacher.
+    teachers: Vec<u64>,
     checkpoints: Checkpoints,
+    /// Nobody else trains here.
+    _lock: RunLock,
     /// The checkpoint that the run goes on from.
     found: Option<Found>,
 }
@@ -141,6 +174,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     pub fn open(dev: &'a D, recipe: &'a Recipe, observer: &mut dyn Observer) -> Result<Self, RunError> {
         let output = &recipe.output;
         fs::create_dir_all(output).map_err(|e| file(output, format!("cannot be made: {e}")))?;
+        let lock = RunLock::take(output)?;
         let weights = if recipe.lora.is_some() { ADAPTERS } else { WEIGHTS };
         let checkpoints = Checkpoints::open(output, recipe.keep_checkpoints, weights)?;
         let found = checkpoints.newest(&mut |error| observer.warn(&error.to_string()))?;
@@ -165,7 +199,28 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             let problem = format!("has {n_text} tokens; expected at most {}, the model's", net.config.vocab_size);
             return Err(file(&output.join("tokenizer"), problem));
         }
-        Ok(Self { dev, recipe, encoder, tokenizer, sources, net, config_json, params, checkpoints, found })
+        let teacher = |stage: &Stage| match &stage.distill {
+            None => Ok(0),
+            Some(spec) => {
+                let n_rows = stage.n_micro_rows() * stage.sequence_length;
+                Teacher::check(&spec.teacher, &encoder, net.config.vocab_size, n_rows)
+            }
+        };
+        let teachers = recipe.stages.iter().map(teacher).collect::<Result<_, _>>()?;
+        Ok(Self {
+            dev,
+            recipe,
+            encoder,
+            tokenizer,
+            sources,
+            net,
+            config_json,
+            params,
+            teachers,
+            checkpoints,
+            _lock: lock,
+            found,
+        })
     }
 
     /// The model that is trained.
@@ -212,14 +267,16 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             tokens(stage) as f64 * (per_weight * counts.active as f64 + heads)
         };
         let rows = |stage: &Stage| stage.n_micro_rows() * stage.sequence_length;
-        let activations = self.recipe.stages.iter().map(|s| Workspace::n_bytes(&self.net, rows(s))).max();
+        let of_stage =
+            |(stage, teacher): (&Stage, &u64)| Workspace::n_bytes(&self.net, rows(stage)).saturating_add(*teacher);
+        let activations = self.recipe.stages.iter().zip(&self.teachers).map(of_stage).max();
         let n_trained = self.net.trained().len() as u64;
         Plan {
             n_params,
             n_active: counts.active,
             n_trained,
             // Weights; of what is trained gradients and two moments, all f32.
-            bytes: 4 * self.net.n_values() as u64 + 12 * n_trained + activations.unwrap_or(0),
+            bytes: (4 * self.net.n_values() as u64 + 12 * n_trained).saturating_add(activations.unwrap_or(0)),
             flops: self.recipe.stages.iter().map(flops).sum(),
             n_tokens: self.recipe.stages.iter().map(tokens).sum(),
         }
@@ -298,10 +355,10 @@ impl<'a, D: TrainDevice> Run<'a, D> {
                 Learning::Data { train, .. } => {
                     self.learn(stage, stage_step, train, &mut optimizer, &mut work, gemm)?
                 }
-                Learning::Rewards(rewards) => {
+                Learning::Samples(samples) => {
                     let step = [stage_step, progress.step + 1];
-                    let record = self.reinforce(stage, step, rewards, &mut optimizer, &mut work, gemm)?;
-                    rewards.complaint().iter().for_each(|error| observer.warn(error));
+                    let record = self.sample(stage, step, samples, &mut optimizer, &mut work, gemm)?;
+                    samples.complaints().iter().for_each(|message| observer.warn(message));
                     record
                 }
             };
@@ -314,7 +371,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             if stage.evaluate_every > 0 && (is_last || stage_step.is_multiple_of(stage.evaluate_every)) {
                 record.held_out = Some(match &mut learning {
                     Learning::Data { held_out, .. } => self.evaluate(stage, held_out, &mut work),
-                    Learning::Rewards(rewards) => rewards.evaluate(stage)?,
+                    Learning::Samples(samples) => samples.evaluate(stage)?,
                 });
             }
             log.append(&record).map_err(|e| file(&recipe.output.join("log.jsonl"), e))?;
@@ -349,13 +406,11 @@ impl<'a, D: TrainDevice> Run<'a, D> {
         position: Option<Position>,
     ) -> Result<Learning<'s, 'a, D>, RunError> {
         let (recipe, stage) = (self.recipe, &self.recipe.stages[at]);
-        if stage.kind == StageKind::Grpo {
+        if stage.kind.samples() {
             let questions = setup::questions(recipe, at, sources, &self.encoder)?;
-            let folder = |name: &str| recipe.output.join(name);
-            let paths = [folder("transcripts"), folder(&format!("reference-{at}"))];
             let policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
-            let rewards = Reinforce::new(&policy, self.dev, stage, questions, &self.encoder, paths)?;
-            return Ok(Learning::Rewards(Box::new(rewards)));
+            let samples = Samples::new(&policy, self.dev, (at, stage), questions, &self.encoder, &recipe.output)?;
+            return Ok(Learning::Samples(Box::new(samples)));
         }
         let mut train = setup::training(recipe, at, sources, &self.encoder)?;
         if let Some(position) = position {
@@ -402,27 +457,27 @@ impl<'a, D: TrainDevice> Run<'a, D> {
     }
 
     /// One step of samples and the updates that are made of them; the record lacks what the run knows.
-    fn reinforce(
+    fn sample(
         &mut self,
         stage: &Stage,
         [stage_step, run_step]: [u64; 2],
-        rewards: &mut Reinforce<'_, 'a, D>,
+        samples: &mut Samples<'_, 'a, D>,
         optimizer: &mut Optimizer,
         work: &mut Work,
         gemm: &mut impl Gemm,
     ) -> Result<StepRecord, RunError> {
         let start = Instant::now();
-        let mut experience = rewards.gather(stage_step, run_step)?;
+        let mut experience = samples.gather(stage_step, run_step)?;
         let (mut all, mut largest) = (Losses::default(), 0.0f32);
-        let updates = rewards.updates(&experience);
+        let updates = samples.updates(&experience);
         for (u, places) in updates.iter().enumerate() {
             let mut policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
-            let losses = rewards.gradients(&mut policy, stage, &mut experience, (u, places), work);
+            let losses = samples.gradients(&mut policy, stage, &mut experience, (u, places), work);
             largest = largest.max(self.update(stage, stage_step, &losses, optimizer, work, gemm)?);
             all = Losses { main: all.main + losses.main / updates.len() as f64, ..losses };
         }
         let policy = Policy { dev: self.dev, net: &self.net, params: &mut self.params };
-        let stats = rewards.finish(&policy, experience.stats, start)?;
+        let stats = samples.finish(&policy, experience.stats, start)?;
         let n_tokens = experience.groups.iter().flat_map(|g| &g.completions).map(|c| c.tokens.len() as u64).sum();
         Ok(StepRecord { tokens: n_tokens, rl: Some(stats), ..record(stage, stage_step, &all, largest) })
     }
@@ -509,7 +564,7 @@ impl<'a, D: TrainDevice> Run<'a, D> {
 /// What a stage learns from.
 enum Learning<'s, 'a, D: TrainDevice> {
     Data { train: Packer<'s>, held_out: BTreeMap<String, Rows> },
-    Rewards(Box<Reinforce<'s, 'a, D>>),
+    Samples(Box<Samples<'s, 'a, D>>),
 }
 
 /// What the micro-batches of an update add up to.
@@ -581,97 +636,4 @@ fn take(rows: &Rows, range: Range<usize>, n_targets: usize, batch: &mut Batch) {
         let is_learnt = &rows.is_learnt[span.clone()];
         batch.push(&rows.tokens[span], |i| if is_learnt[i] { weight } else { 0.0 });
     }
-}
-
-/// The optimiser's view of the layout. What has no gradient is moved by none, and no decay: a vector whose gradient is 0.
-fn parameters(net: &Net) -> Vec<Parameter> {
-    if net.adapters.is_some() {
-        let first = net.trained().start;
-        let of = |tensor: &AdapterTensor| Parameter {
-            name: tensor.name.clone(),
-            offset: tensor.range.start - first,
-            shape: tensor.shape.to_vec(),
-            rule: Rule::Matrix,
-        };
-        return net.adapter_tensors().iter().map(of).collect();
-    }
-    let of = |param: &crate::Param| Parameter {
-        name: param.planned.safetensors.clone(),
-        offset: param.range.start,
-        shape: param.planned.shape.clone(),
-        rule: if param.is_trained() {
-            Rule::of(&param.planned.safetensors, &param.planned.shape)
-        } else {
-            Rule::Vector
-        },
-    };
-    net.layout.params().iter().map(of).collect()
-}
-
-type Start = (Net, Value, Vec<f32>);
-
-/// The weights that the recipe begins with.
-fn started(recipe: &Recipe, encoder: &Encoder) -> Result<Start, RunError> {
-    let json = match &recipe.model {
-        ModelStart::From(model) => {
-            let (mut net, json, mut params) = pretrained::load(model)?;
-            if let Some(spec) = &recipe.lora {
-                net.adapt(spec).map_err(|problem| file(model, problem))?;
-                net.start_adapters(recipe.seed, &mut params)?;
-            }
-            return Ok((net, json, params));
-        }
-        ModelStart::Config(path) => checkpoint::read_config(path)?,
-        ModelStart::Shape(shape) => config_json(shape, encoder.tokenizer().vocab_size(), encoder.bos(), encoder.eos()),
-    };
-    let net = Net::new(Config::from_json(&json)?);
-    let range = json["initializer_range"].as_f64().unwrap_or(INITIALIZER_RANGE);
-    let mut params = zeroed(net.layout.len(), "weights")?;
-    for (i, param) in net.layout.params().iter().enumerate() {
-        use model::plan::Role;
-        let values = &mut params[param.range.clone()];
-        match param.planned.role {
-            Role::Norm => values.fill(1.0),
-            Role::Bias => {}
-            _ if !param.is_trained() => {}
-            _ => {
-                let mut rng = Rng::new(&[recipe.seed, 0x77, i as u64]);
-                values.iter_mut().for_each(|w| *w = (rng.normal() * range) as f32);
-            }
-        }
-    }
-    Ok((net, json, params))
-}
-
-/// A checkpoint's weights.
-fn resumed(found: &Found) -> Result<Start, RunError> {
-    let json = checkpoint::read_config(found.path.join("config.json"))?;
-    let (net, params) = crate::load(Config::from_json(&json)?, &found.weights(WEIGHTS)?)?;
-    Ok((net, json, params))
-}
-
-/// The adapters of a checkpoint, on the model that they were trained on.
-fn adapted((net, json, mut params): Start, found: &Found) -> Result<Start, RunError> {
-    let adapters = found.weights(ADAPTERS)?;
-    for tensor in net.adapter_tensors() {
-        let stored = adapters.require(&tensor.name)?;
-        if stored.shape != tensor.shape {
-            let problem = format!("{} has shape {:?}, expected {:?}", tensor.name, stored.shape, tensor.shape);
-            return Err(file(&found.path, format!("{problem}; `from` is another model than the run began with")));
-        }
-        params[tensor.range.clone()].copy_from_slice(&stored.to_f32()?);
-    }
-    Ok((net, json, params))
-}
-
-/// A checkpoint's optimiser.
-fn restore(found: &Found, optimizer: &mut Optimizer) -> Result<(), RunError> {
-    let file_of = found.optimizer()?;
-    let values = |name: &str| {
-        let tensor =
-            file_of.tensor(name).ok_or_else(|| file(&found.path, format!("has no {name:?} of the optimiser")))?;
-        tensor.to_f32().map_err(RunError::from)
-    };
-    let step = values("step")?.first().copied().unwrap_or(0.0) as u64;
-    optimizer.restore(step, &values("first")?, &values("second")?).map_err(|e| file(&found.path, e))
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use crate::bpe::{self, BpeError, TokenizerFiles};
 use crate::data::{self, DataError, Definition, Encoder, Packer, PackerSpec, Source, VerifierSpec};
-use crate::external::Verifier;
 use crate::hash;
 use crate::pretrained::{self, TextError};
 use crate::recipe::{Recipe, Stage, StageKind};
@@ -108,15 +107,16 @@ fn write(folder: &Path, files: &TokenizerFiles, made_from: &str) -> Result<(), S
     Ok(())
 }
 
-/// The sources that any stage uses, made ready.
+/// The sources that any stage uses, made ready; those that a teacher still has to write are left out.
 ///
 /// # Errors
 /// A file or command is not as it should be, or the cache cannot be written
 pub fn sources(recipe: &Recipe, encoder: &Arc<Encoder>) -> Result<BTreeMap<String, Source>, SetupError> {
     // Conversations that are only asked and judged are not tokenised: they need not have answers.
     let is_used = |(name, definition): &(&String, &Definition)| {
-        let reads = |stage: &Stage| stage.kind != StageKind::Grpo || matches!(definition, Definition::Task { .. });
-        recipe.stages.iter().any(|stage| stage.uses(name) && reads(stage))
+        let reads = |stage: &Stage| !stage.kind.samples() || matches!(definition, Definition::Task { .. });
+        let is_written = !matches!(definition, Definition::Traces { .. });
+        is_written && recipe.stages.iter().any(|stage| stage.uses(name) && reads(stage))
     };
     let used = recipe.data.iter().filter(is_used);
     used.map(|(name, definition)| {
@@ -153,7 +153,7 @@ pub fn training<'a>(
     Ok(Packer::new(weighted, spec(recipe, at, stage, Split::Train, encoder.eos()))?)
 }
 
-/// The questions of stage `at`, of kind `grpo`, and who judges the answers of each source.
+/// The questions of stage `at`, which samples, and who judges the answers of each source.
 ///
 /// # Errors
 /// A file of questions is not as it should be
@@ -167,20 +167,13 @@ pub fn questions<'a>(
     encoder: &Arc<Encoder>,
 ) -> Result<(QuestionSet<'a>, Vec<Judge>), SetupError> {
     let stage = &recipe.stages[at];
-    let format_share = stage.grpo.as_ref().map_or(0.0, |grpo| grpo.format_share);
+    let format_share = stage.samples().map_or(0.0, |samples| samples.format_share);
     let (mut found, mut judges) = (Vec::new(), Vec::new());
     for (name, definition) in recipe.data.iter().filter(|(name, _)| stage.uses(name)) {
         let weight = stage.mixture.as_ref().map_or(1.0, |mixture| mixture[name]);
         let (source, verifier) = match definition {
             Definition::Chat { files, verifier } => {
-                let mut asked = Vec::new();
-                for path in files {
-                    data::examples(path, &mut |example, _| {
-                        asked.extend(example.messages.map(|messages| Asked::of(messages, example.data)));
-                        Ok(())
-                    })?;
-                }
-                let source = QuestionSource::asked(name, weight, asked, recipe.held_out);
+                let source = QuestionSource::asked(name, weight, asked(files)?, recipe.held_out);
                 if source.len(Split::Train) == Some(0) {
                     let advice = "give it conversations, or lower the share that is held out";
                     return Err(DataError::Empty { name: name.clone(), side: "training", advice }.into());
@@ -190,11 +183,22 @@ pub fn questions<'a>(
             _ => (QuestionSource::task(&sources[name], weight), None),
         };
         found.extend(source);
-        let start = |v: &VerifierSpec| Verifier::new(v.command.clone(), v.folder.clone(), v.limits);
-        judges.push(Judge { verifier: verifier.map(start), format_share, ..Judge::default() });
+        judges.push(Judge { verifier: verifier.map(VerifierSpec::start), format_share, ..Judge::default() });
     }
     let seed = stage.seed.unwrap_or_else(|| Rng::new(&[recipe.seed, at as u64]).next_u64());
     Ok((QuestionSet::new(found, encoder.clone(), seed), judges))
+}
+
+/// The questions of some files of conversations.
+pub(crate) fn asked(files: &[PathBuf]) -> Result<Vec<Asked>, DataError> {
+    let mut asked = Vec::new();
+    for path in files {
+        data::examples(path, &mut |example, _| {
+            asked.extend(example.messages.map(|messages| Asked::of(messages, example.data)));
+            Ok(())
+        })?;
+    }
+    Ok(asked)
 }
 
 /// The rows that stage `at` is evaluated on, by source: always the same, [`Stage::evaluate_rows`] of each. A source of

@@ -116,6 +116,10 @@ impl Observer for Seen {
         assert!(self.losses.len() != self.stop_after, "killed");
     }
 
+    fn traces(&mut self, _: &str, _: [u64; 3]) {
+        unreachable!("no recipe here has a teacher");
+    }
+
     fn warn(&mut self, message: &str) {
         panic!("{message}");
     }

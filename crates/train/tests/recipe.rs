@@ -109,7 +109,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
     ("seed = 7", "seed = ", "r.toml:2: "),
     ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
-    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected `pretrain` or `sft`"),
+    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected one of `pretrain`, `sft`, `grpo`, `distill`"),
     ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
     ("output = \"run\"", "", "missing field `output`"),
     // The whole.
@@ -217,6 +217,91 @@ proptest! {
         if let Err(error) = parse(&text) {
             prop_assert!(error.starts_with("r.toml"), "{}", error);
         }
+    }
+}
+
+const TEACHERS: &str = r#"
+output = "run"
+[model]
+[tokenizer]
+vocab_size = 300
+[data.asked]
+chat = ["talks.jsonl"]
+[data.traces]
+chat = ["talks.jsonl"]
+verifier = ["sh", "judge.sh"]
+teacher = { model = "big", max_tokens = 100, only_right = true }
+[data.sums]
+task = "chain_sum"
+count = 50
+teacher = { model = "big", max_tokens = 100, samples = 2, temperature = 0 }
+[[stage]]
+type = "sft"
+steps = 2
+batch_tokens = 64
+sequence_length = 64
+mixture = { traces = 1, sums = 1 }
+optimizer = { type = "adamw", lr = 0.001 }
+[[stage]]
+type = "distill"
+steps = 2
+sequence_length = 64
+mixture = { asked = 1 }
+optimizer = { type = "adamw", lr = 0.001 }
+[stage.distill]
+teacher = "big"
+prompts = 4
+max_tokens = 16
+"#;
+
+#[test]
+fn teachers_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("talks.jsonl"), "x").unwrap();
+    fs::create_dir(folder.path().join("big")).unwrap();
+    let parse = |from: &str, to: &str| {
+        assert!(TEACHERS.contains(from), "{from}");
+        Recipe::parse(&TEACHERS.replacen(from, to, 1), &folder.path().join("r.toml")).map_err(|e| e.to_string())
+    };
+    let recipe = parse("steps = 2", "steps = 2").unwrap();
+    let Definition::Traces { prompts, count: None, teacher } = &recipe.data["traces"] else {
+        panic!("{:?}", recipe.data["traces"])
+    };
+    assert!(matches!(&**prompts, Definition::Chat { verifier: Some(_), .. }));
+    assert_eq!((teacher.samples, teacher.sequence_length, teacher.only_right), (1, 2048, true));
+    assert!(teacher.model.ends_with("big") && teacher.model.is_dir());
+    let Definition::Traces { count: Some(50), .. } = &recipe.data["sums"] else { panic!("{:?}", recipe.data["sums"]) };
+    let stage = &recipe.stages[1];
+    assert_eq!((stage.kind, stage.batch_tokens, stage.n_micro_rows()), (StageKind::Distill, 4 * 64, 4));
+    assert!(stage.distill.as_ref().unwrap().teacher.is_dir());
+    for (from, to, said) in [
+        ("teacher = \"big\"", "teacher = \"gone\"", "r.toml:30: `stage[1].distill.teacher`: "),
+        ("teacher = \"big\"", "", "missing field `teacher`"),
+        (
+            "max_tokens = 16",
+            "max_tokens = 64",
+            "r.toml:32: `stage[1].distill.max_tokens`: expected at least 1 and less",
+        ),
+        ("prompts = 4", "prompts = 0", "`stage[1].distill.prompts`: expected 1 to 65536, found 0"),
+        ("prompts = 4", "prompts = 4\nclip = 0.2", "unknown field `clip`"),
+        ("type = \"distill\"", "type = \"grpo\"", "`stage[1].distill`: belongs to type \"distill\""),
+        ("mixture = { asked = 1 }", "mixture = { traces = 1 }", "`stage[1].mixture`: expected a task or a chat"),
+        ("mixture = { asked = 1 }", "batch_tokens = 64", "`stage[1].batch_tokens`: expected `steps`, and no tokens"),
+        ("model = \"big\", max", "model = \"gone.gguf\", max", "r.toml:11: `data.traces.teacher.model`: "),
+        ("max_tokens = 100, only", "max_tokens = 2048, only", "`data.traces.teacher.max_tokens`: expected at least 1"),
+        ("verifier = [\"sh\", \"judge.sh\"]", "", "`data.traces.teacher.only_right`: expected a task, or a chat with"),
+        ("count = 50", "", "`data.sums.count`: expected how many of the task's questions to ask"),
+        ("samples = 2", "samples = 0", "r.toml:15: `data.sums.teacher.samples`: expected 1 to 1024, found 0"),
+        ("samples = 2", "sample = 2", "unknown field `sample`"),
+        ("temperature = 0", "temperature = -1", "`data.sums.teacher.temperature`: expected 0 to 10, found -1"),
+        (
+            "chat = [\"talks.jsonl\"]\nverifier",
+            "text = [\"talks.jsonl\"]\nteacher = { model = \"big\", max_tokens = 9 }\n[data.other]\nchat = [\"talks.jsonl\"]\nverifier",
+            "r.toml:10: `data.traces.teacher`: belongs to `task` or `chat`",
+        ),
+    ] {
+        let error = parse(from, to).unwrap_err();
+        assert!(error.contains(said), "{to}\n  gives {error}\n  not   {said}");
     }
 }
 

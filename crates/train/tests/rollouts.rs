@@ -12,6 +12,7 @@ fn experience(prompts: &[Vec<u32>], completions: Vec<Vec<Completion>>) -> Experi
     let group = |(prompt, completions): (&Vec<u32>, Vec<Completion>)| Group {
         question: Question {
             source: 0,
+            messages: Vec::new(),
             text: String::new(),
             prompt: prompt.clone(),
             opened: false,

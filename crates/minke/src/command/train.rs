@@ -2,6 +2,10 @@
 //!
 //! Owns the command's flags and what is shown of a run. Must not train.
 
+mod grid;
+mod plots;
+mod watch;
+
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
@@ -11,11 +15,12 @@ use serde_json::json;
 use train::log::StepRecord;
 use train::optim;
 use train::recipe::{ModelStart, Recipe};
-use train::run::{Observer, Plan, Run};
+use train::run::{Observer, Plan, Run, RunLock};
 
-use crate::failure::{Failure, print};
+use crate::failure::{Failure, print, remark};
 use crate::memory::{bytes, grouped, memory};
 use crate::source::Source;
+use watch::Watch;
 
 /// Train a model as a recipe says: from nothing or from one that is there, stage by stage.
 ///
@@ -25,13 +30,17 @@ use crate::source::Source;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     minke train recipe.toml --dry-run\n  \
-    minke train recipe.toml")]
+    minke train recipe.toml --watch")]
 pub(crate) struct Args {
     /// The recipe, a TOML file.
     recipe: PathBuf,
     /// Check the recipe and its data, say what it amounts to, and train nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Draw the run's curves in the terminal as it goes on: losses, learning rate, load of the experts, and in stages of
+    /// reinforcement learning rewards and what belongs to them. A run that another process is training is followed.
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
     /// Write the record of each step to stdout as JSON, one line each; with --dry-run the plan.
     #[arg(long)]
     json: bool,
@@ -49,11 +58,18 @@ impl From<train::run::RunError> for Failure {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
+    let mut recipe = Recipe::load(&args.recipe).map_err(|e| Failure::Input(e.into()))?;
+    if args.watch && RunLock::is_held(&recipe.output) {
+        return watch::follow(&recipe);
+    }
     fits(&recipe)?;
     let dev = crate::device::cpu(None)?;
     let n_steps = recipe.stages.iter().map(train::recipe::Stage::n_steps).sum();
-    let mut shown = Shown { bar: None, n_steps, as_json: args.json, failure: None };
+    let mut shown = Shown { bar: None, watch: None, n_steps, as_json: args.json, failure: None };
+    if !args.dry_run {
+        train::traces::make(&dev, &mut recipe, &mut shown).map_err(train::run::RunError::from)?;
+        shown.bar.take().iter().for_each(ProgressBar::finish_and_clear);
+    }
     let mut run = Run::open(&dev, &recipe, &mut shown)?;
     let plan = run.plan();
     if args.dry_run {
@@ -68,11 +84,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if run.n_done() > 0 {
         shown.warn(&format!("going on from step {}", run.n_done()));
     }
-    let bar = crate::progress::progress_bar(n_steps);
-    bar.set_position(run.n_done());
-    shown.bar = Some(bar);
+    if args.watch {
+        let mut watch = Watch::new(&recipe);
+        watch.read_before(&recipe);
+        shown.watch = Some(watch);
+    } else {
+        let bar = crate::progress::step_bar(n_steps);
+        bar.set_position(run.n_done());
+        shown.bar = Some(bar);
+    }
     let ran = run.run(&mut DeviceGemm(&dev), &mut shown);
     shown.bar.iter().for_each(ProgressBar::finish_and_clear);
+    shown.watch.iter().for_each(Watch::finish);
     ran?;
     match shown.failure {
         Some(failure) => Err(failure),
@@ -100,6 +123,8 @@ fn fits(recipe: &Recipe) -> Result<(), Failure> {
 /// What is seen of a run.
 struct Shown {
     bar: Option<ProgressBar>,
+    /// In its place, where it is asked for.
+    watch: Option<Watch>,
     n_steps: u64,
     as_json: bool,
     failure: Option<Failure>,
@@ -107,6 +132,9 @@ struct Shown {
 
 impl Observer for Shown {
     fn step(&mut self, _: &Recipe, record: &StepRecord) {
+        if let Some(watch) = &mut self.watch {
+            watch.step(record);
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);
             let message = format!(
@@ -114,12 +142,10 @@ impl Observer for Shown {
                 record.loss, record.lr, record.grad_norm, record.tokens_per_s
             );
             bar.set_message(message);
-            if let Some(held_out) = &record.held_out {
-                let losses: Vec<String> = held_out
-                    .iter()
-                    .map(|(name, loss)| format!("{name} {:.4}", loss.as_f64().unwrap_or(f64::NAN)))
-                    .collect();
-                bar.println(format!("step {} of {}: held out: {}", record.step, self.n_steps, losses.join(", ")));
+            if let Some(held_out) = record.held_out.as_ref().filter(|held_out| !held_out.is_empty()) {
+                let line = format!("step {} of {}: held out: {}", record.step, self.n_steps, by_source(held_out));
+                // A bar that nobody sees prints nothing; a log of the command's output wants these lines all the same.
+                if bar.is_hidden() { remark(&format!("{line}\n")) } else { bar.println(line) }
             }
         }
         if self.as_json && self.failure.is_none() {
@@ -128,11 +154,28 @@ impl Observer for Shown {
         }
     }
 
-    fn warn(&mut self, message: &str) {
-        let mut err = std::io::stderr().lock();
-        // Nobody reading it is no failure.
-        let _ = std::io::Write::write_all(&mut err, format!("minke: {message}\n").as_bytes());
+    fn traces(&mut self, name: &str, [n_done, n, n_kept]: [u64; 3]) {
+        let bar = self.bar.get_or_insert_with(|| crate::progress::step_bar(n));
+        bar.set_length(n);
+        bar.set_position(n_done);
+        bar.set_message(format!("questions of {name} answered by the teacher, {n_kept} examples"));
     }
+
+    fn warn(&mut self, message: &str) {
+        let line = format!("minke: {message}");
+        match (&self.watch, &self.bar) {
+            (Some(watch), _) => watch.say(&line),
+            (None, Some(bar)) if !bar.is_hidden() => bar.println(line),
+            _ => remark(&format!("{line}\n")),
+        }
+    }
+}
+
+/// What is held out, source by source.
+fn by_source(held_out: &serde_json::Map<String, serde_json::Value>) -> String {
+    let one =
+        |(name, value): (&String, &serde_json::Value)| format!("{name} {:.4}", value.as_f64().unwrap_or(f64::NAN));
+    held_out.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn plan_json(plan: &Plan) -> serde_json::Value {

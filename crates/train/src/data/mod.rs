@@ -19,6 +19,7 @@ pub(crate) use files::examples;
 pub use files::{Example, expand};
 pub use pack::{Packer, PackerSpec, Position, Rows, Span};
 pub use source::{Definition, Source, VerifierSpec, prepare, texts};
+pub(crate) use source::{command_stamp, stamps};
 
 use crate::external::ExternalError;
 use crate::tasks::TaskError;

@@ -11,10 +11,11 @@ use std::time::UNIX_EPOCH;
 use super::files::{self, EXAMPLE, Example};
 use super::token_file::{TokenFile, TokenWriter};
 use super::{DataError, Document, Encoder};
-use crate::external::{External, Limits};
+use crate::external::{External, Limits, Verifier};
 use crate::hash;
 use crate::split::Split;
 use crate::tasks::Questions;
+use crate::traces::TeacherSpec;
 
 /// What a source is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,15 @@ pub enum Definition {
         /// What it may use.
         limits: Limits,
     },
+    /// Questions that a teacher answers. `traces` makes a chat of it; until then there is nothing to read.
+    Traces {
+        /// A chat or task: where the questions come from.
+        prompts: Box<Definition>,
+        /// How many of them are asked; all where this is absent.
+        count: Option<u64>,
+        /// Who answers.
+        teacher: TeacherSpec,
+    },
 }
 
 /// A command that judges answers.
@@ -62,6 +72,14 @@ pub struct VerifierSpec {
     pub folder: PathBuf,
     /// What it may use.
     pub limits: Limits,
+}
+
+impl VerifierSpec {
+    /// The verifier; its command is started when it is first asked.
+    #[must_use]
+    pub fn start(&self) -> Verifier {
+        Verifier::new(self.command.clone(), self.folder.clone(), self.limits)
+    }
 }
 
 /// A source that is ready: documents by their number.
@@ -173,7 +191,7 @@ fn read(definition: &Definition, seed: u64, each: Each<'_>) -> Result<(), DataEr
         Definition::Chat { files, .. } => files
             .iter()
             .try_for_each(|path| files::examples(path, &mut |example, place| each(Item::Example(example), place))),
-        Definition::Task { .. } => Ok(()),
+        Definition::Task { .. } | Definition::Traces { .. } => Ok(()),
         Definition::Command { command, folder, count, limits } => {
             let mut external = External::start(command, folder, &[("MINKE_SEED", seed.to_string())], *limits)?;
             external.close_input();
@@ -239,28 +257,30 @@ fn encode(item: Item<'_>, encoder: &Encoder, place: &str) -> Result<(String, Vec
     }
 }
 
-/// A name for all that the tokens depend on.
-fn cache_key(definition: &Definition, encoder: &Encoder, seed: u64, held_out: f64) -> Result<String, DataError> {
-    let stamp = |path: &Path| -> Result<String, DataError> {
+/// A name for the files' content: places, lengths and times.
+pub(crate) fn stamps<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Result<String, DataError> {
+    let stamp = |path: &PathBuf| -> Result<String, DataError> {
         let about = std::fs::metadata(path).map_err(DataError::io(path, "find"))?;
         let time = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         Ok(format!("{}\0{}\0{}\0", path.display(), about.len(), time.as_nanos()))
     };
+    paths.into_iter().map(stamp).collect()
+}
+
+/// A name for a command. Arguments that are files, such as a script, count with their time.
+pub(crate) fn command_stamp(command: &[String], folder: &Path) -> Result<String, DataError> {
+    let scripts = command.iter().map(|argument| folder.join(argument)).filter(|path| path.is_file());
+    Ok(format!("{command:?}\0{}", stamps(&scripts.collect::<Vec<_>>())?))
+}
+
+/// A name for all that the tokens depend on.
+fn cache_key(definition: &Definition, encoder: &Encoder, seed: u64, held_out: f64) -> Result<String, DataError> {
     let content = match definition {
-        Definition::Text { files, separator } => {
-            let stamps = files.iter().map(|path| stamp(path)).collect::<Result<String, _>>()?;
-            format!("text\0{separator:?}\0{stamps}")
-        }
-        Definition::Chat { files, .. } => {
-            let stamps = files.iter().map(|path| stamp(path)).collect::<Result<String, _>>()?;
-            format!("chat\0{stamps}")
-        }
-        Definition::Task { .. } => String::new(),
+        Definition::Text { files, separator } => format!("text\0{separator:?}\0{}", stamps(files)?),
+        Definition::Chat { files, .. } => format!("chat\0{}", stamps(files)?),
+        Definition::Task { .. } | Definition::Traces { .. } => String::new(),
         Definition::Command { command, folder, count, .. } => {
-            // Arguments that are files, such as a script, count with their time.
-            let scripts = command.iter().map(|argument| folder.join(argument)).filter(|path| path.is_file());
-            let stamps = scripts.map(|path| stamp(&path)).collect::<Result<String, _>>()?;
-            format!("command\0{command:?}\0{count}\0{seed}\0{stamps}")
+            format!("command\0{count}\0{seed}\0{}", command_stamp(command, folder)?)
         }
     };
     Ok(hash::hex(&[b"tokens 1", encoder.fingerprint().as_bytes(), content.as_bytes(), &held_out.to_le_bytes()]))

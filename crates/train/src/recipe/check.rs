@@ -1,10 +1,12 @@
 //! Whether a recipe makes sense: all that can be known before anything starts. Owns the checks and their words.
 
+mod sampled;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::spec::{Data, Document, OptimizerKind, OptimizerSpec, Stage, StageKind, TokenizerSpec};
+use super::spec::{Data, Document, OptimizerKind, OptimizerSpec, Stage, TokenizerSpec};
 use super::{ModelStart, Problem, Recipe, Step, model};
 use crate::bpe::{VOCAB_SIZE_MAX, VOCAB_SIZE_MIN};
 use crate::data::{Definition, VerifierSpec, expand};
@@ -18,8 +20,8 @@ const SEQUENCE_LENGTH_MAX: usize = 1 << 20;
 const BATCH_TOKENS_MAX: u64 = 1 << 32;
 /// Most rows of an adapter's inner factor.
 const LORA_RANK_MAX: usize = 4096;
-/// Rows of the longest samples that `grpo` computes at once where the recipe says nothing.
-const MICRO_ROWS: u64 = 8;
+/// Longest file that a verifier may write: it judges text from a model, and may be led to write without end.
+const VERIFIER_FILE_BYTES: u64 = 64 << 20;
 /// Most steps of a stage.
 const STEPS_MAX: u64 = 1 << 40;
 
@@ -59,7 +61,7 @@ pub(super) fn check(document: Document, file: &Path) -> Result<Recipe, Problem> 
     let mut stages = document.stages;
     for (at, stage) in stages.iter_mut().enumerate() {
         let path = [key("stage"), Step::Index(at)];
-        check_grpo(&path, stage, &data)?;
+        sampled::check(&path, stage, &data, folder)?;
         check_stage(&path, stage, &data, &start, document.held_out)?;
         stage.steps = Some(stage.n_steps());
     }
@@ -183,7 +185,11 @@ fn definition(name: &str, data: &Data, folder: &Path) -> Result<Definition, Prob
     for (option, owner, given) in [
         ("separator", "text", data.separator.is_some()),
         ("parameters", "task", data.parameters.is_some()),
-        ("count", "command", data.count.is_some()),
+        (
+            "count",
+            "command` or a `task` with `teacher",
+            data.count.is_some() && !(kind == "task" && data.teacher.is_some()),
+        ),
         ("verifier", "chat", data.verifier.is_some()),
         ("line_seconds", "command` or a `verifier", data.line_seconds.is_some() && data.verifier.is_none()),
     ] {
@@ -198,7 +204,7 @@ fn definition(name: &str, data: &Data, folder: &Path) -> Result<Definition, Prob
         }
         expand(folder, patterns).map_err(|e| Problem::new(&path, kind, e.to_string()))
     };
-    match kind {
+    let definition = match kind {
         "text" => match data.separator.as_deref() {
             Some("") => Err(Problem::new(&path, "separator", "expected some text, found an empty one")),
             separator => Ok(Definition::Text { files: files(&data.text)?, separator: separator.map(str::to_owned) }),
@@ -206,6 +212,10 @@ fn definition(name: &str, data: &Data, folder: &Path) -> Result<Definition, Prob
         "chat" => Ok(Definition::Chat { files: files(&data.chat)?, verifier: verifier(&path, data, folder)? }),
         "task" => task(&path, data),
         _ => command(&path, data, folder),
+    }?;
+    match &data.teacher {
+        Some(teacher) => sampled::traces(&path, (data, teacher), definition, folder),
+        None => Ok(definition),
     }
 }
 
@@ -245,58 +255,8 @@ fn verifier(path: &[Step], data: &Data, folder: &Path) -> Result<Option<Verifier
     if command.first().is_none_or(String::is_empty) {
         return Err(Problem::new(path, "verifier", "expected a program and its arguments, found an empty list"));
     }
-    Ok(Some(VerifierSpec { command, folder: folder.to_owned(), limits: limits(path, data)? }))
-}
-
-/// Checks what a stage of kind `grpo` has of its own, and sets the tokens that its steps hold at most.
-fn check_grpo(path: &[Step], stage: &mut Stage, data: &BTreeMap<String, Definition>) -> Result<(), Problem> {
-    let wrong = |key: &str, message: String| Err(Problem::new(path, key, message));
-    let Some(grpo) = &stage.grpo else {
-        return match (stage.kind, stage.batch_tokens) {
-            (StageKind::Grpo, _) => {
-                wrong("grpo", "expected [stage.grpo] with `prompts`, `group_size`, `max_tokens`".into())
-            }
-            (_, 0) => wrong("batch_tokens", "expected tokens of a step, found none".into()),
-            _ => Ok(()),
-        };
-    };
-    if stage.kind != StageKind::Grpo {
-        return wrong("grpo", "belongs to type \"grpo\"".into());
-    }
-    if stage.batch_tokens != 0 || stage.tokens.is_some() {
-        return wrong("batch_tokens", "expected `steps`, and no tokens: they follow from the samples".into());
-    }
-    for (name, source) in data.iter().filter(|(name, _)| stage.uses(name)) {
-        if !matches!(source, Definition::Task { .. } | Definition::Chat { verifier: Some(_), .. }) {
-            let message = format!("expected a task, or a chat with a `verifier`; nothing judges answers to {name:?}");
-            return wrong("mixture", message);
-        }
-    }
-    let length = stage.sequence_length as u64;
-    stage.batch_tokens = (grpo.prompts as u64).saturating_mul(grpo.group_size as u64).saturating_mul(length);
-    stage.micro_batch_tokens = stage.micro_batch_tokens.or(Some(stage.batch_tokens.min(MICRO_ROWS * length)));
-    let path: Vec<Step> = path.iter().cloned().chain([key("grpo")]).collect();
-    let number = |value: f64, lowest: f64, highest: f64| (lowest..=highest).contains(&value);
-    for (name, is_right, expected, found) in [
-        ("prompts", number(grpo.prompts as f64, 1.0, 65_536.0), "1 to 65536", grpo.prompts.to_string()),
-        ("group_size", number(grpo.group_size as f64, 2.0, 1024.0), "2 to 1024", grpo.group_size.to_string()),
-        (
-            "max_tokens",
-            (1..stage.sequence_length).contains(&grpo.max_tokens),
-            "at least 1 and less than `sequence_length`, which holds the prompt too",
-            grpo.max_tokens.to_string(),
-        ),
-        ("temperature", number(grpo.temperature.into(), 0.01, 10.0), "0.01 to 10", grpo.temperature.to_string()),
-        ("updates", (1..=grpo.prompts).contains(&grpo.updates), "1 to `prompts`", grpo.updates.to_string()),
-        ("clip", number(grpo.clip.into(), 1e-6, 1e6), "a number above 0", grpo.clip.to_string()),
-        ("kl", number(grpo.kl.into(), 0.0, 100.0), "0 to 100", grpo.kl.to_string()),
-        ("format_share", number(grpo.format_share, 0.0, 1.0), "0 to 1", grpo.format_share.to_string()),
-    ] {
-        if !is_right {
-            return Err(Problem::new(&path, name, format!("expected {expected}, found {found}")));
-        }
-    }
-    Ok(())
+    let limits = Limits { file_bytes: VERIFIER_FILE_BYTES, ..limits(path, data)? };
+    Ok(Some(VerifierSpec { command, folder: folder.to_owned(), limits }))
 }
 
 fn check_stage(
@@ -324,7 +284,7 @@ fn check_stage(
             format!("expected a multiple of sequence_length {length}, at most {BATCH_TOKENS_MAX}, found {batch}"),
         );
     }
-    let divides = |micro: u64| stage.kind == StageKind::Grpo || batch.is_multiple_of(micro);
+    let divides = |micro: u64| stage.kind.samples() || batch.is_multiple_of(micro);
     if let Some(micro) = stage.micro_batch_tokens
         && (micro == 0 || !micro.is_multiple_of(length as u64) || !divides(micro))
     {

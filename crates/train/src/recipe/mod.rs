@@ -18,7 +18,9 @@ use crate::hash;
 use crate::lora::LoraSpec;
 
 pub use model::{INITIALIZER_RANGE, ModelStart, config_json};
-pub use spec::{Data, GrpoSpec, OptimizerKind, OptimizerSpec, Stage, StageKind, TokenizerSpec};
+pub use spec::{
+    Data, DistillSpec, GrpoSpec, OptimizerKind, OptimizerSpec, SamplesSpec, Stage, StageKind, TokenizerSpec,
+};
 
 /// Why a recipe was refused.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! From what training starts: a model that is there, a config.json, or the shape of a new DeepSeek-V3.
+//! From what training starts: a model that is there, a config.json, or the shape of a new DeepSeek-V3 or Llama.
 
 use std::path::{Path, PathBuf};
 
@@ -21,28 +21,18 @@ pub enum ModelStart {
     Shape(Map<String, Value>),
 }
 
+/// Architectures that a shape can have: what `model_type` may say.
+const MODEL_TYPES: [&str; 2] = ["deepseek_v3", "llama"];
+
 /// The keys of a shape, with what is taken where a recipe says nothing: about 4 million parameters with 4096 tokens.
-fn defaults() -> Map<String, Value> {
-    let defaults = json!({
+/// Unlike DeepSeek-V3's, a Llama is dense, and its attention has heads of keys and values (MHA, or with fewer of them GQA).
+fn defaults(model_type: &str) -> Map<String, Value> {
+    let mut shape = json!({
+        "model_type": model_type,
         "hidden_size": 192,
         "intermediate_size": 512,
-        "moe_intermediate_size": 128,
         "num_hidden_layers": 6,
         "num_attention_heads": 6,
-        "q_lora_rank": null,
-        "kv_lora_rank": 64,
-        "qk_nope_head_dim": 32,
-        "qk_rope_head_dim": 16,
-        "v_head_dim": 32,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "norm_topk_prob": true,
-        "routed_scaling_factor": 1.0,
-        "first_k_dense_replace": 1,
-        "num_nextn_predict_layers": 1,
         "max_position_embeddings": 4096,
         "rope_theta": 10000.0,
         "rope_scaling": null,
@@ -51,9 +41,33 @@ fn defaults() -> Map<String, Value> {
         "attention_bias": false,
         "initializer_range": INITIALIZER_RANGE,
     });
-    match defaults {
-        Value::Object(map) => map,
-        _ => Map::new(),
+    let own = match model_type {
+        "llama" => json!({ "num_key_value_heads": null, "head_dim": 32 }),
+        _ => json!({
+            "moe_intermediate_size": 128,
+            "q_lora_rank": null,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 32,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": true,
+            "routed_scaling_factor": 1.0,
+            "first_k_dense_replace": 1,
+            "num_nextn_predict_layers": 1,
+        }),
+    };
+    match (&mut shape, own) {
+        (Value::Object(shape), Value::Object(own)) => shape.extend(own),
+        _ => unreachable!("both are objects"),
+    }
+    match shape {
+        Value::Object(shape) => shape,
+        _ => unreachable!("it is an object"),
     }
 }
 
@@ -61,25 +75,35 @@ fn defaults() -> Map<String, Value> {
 #[must_use]
 pub fn config_json(shape: &Map<String, Value>, vocab_size: usize, bos: Option<u32>, eos: u32) -> Value {
     let mut config = Map::new();
-    config.insert("architectures".into(), json!(["DeepseekV3ForCausalLM"]));
-    config.insert("model_type".into(), json!("deepseek_v3"));
+    let is_llama = shape.get("model_type").and_then(Value::as_str) == Some("llama");
+    let class = if is_llama { "LlamaForCausalLM" } else { "DeepseekV3ForCausalLM" };
+    config.insert("architectures".into(), json!([class]));
+    config.insert("model_type".into(), Value::Null);
     config.insert("vocab_size".into(), json!(vocab_size));
     config.extend(shape.clone());
-    // MLA has no groups; readers want the number all the same.
-    let heads = shape.get("num_attention_heads").cloned().unwrap_or_default();
-    config.insert("num_key_value_heads".into(), heads);
-    for (key, value) in [
-        ("topk_method", json!("noaux_tc")),
-        ("scoring_func", json!("sigmoid")),
-        ("moe_layer_freq", json!(1)),
+    // MLA has no groups, and MHA none smaller than a head; readers want the number all the same.
+    if config.get("num_key_value_heads").is_none_or(Value::is_null) {
+        let heads = shape.get("num_attention_heads").cloned().unwrap_or_default();
+        config.insert("num_key_value_heads".into(), heads);
+    }
+    let own = match is_llama {
+        true => vec![("mlp_bias", json!(false))],
+        false => vec![
+            ("topk_method", json!("noaux_tc")),
+            ("scoring_func", json!("sigmoid")),
+            ("moe_layer_freq", json!(1)),
+            ("rope_interleave", json!(true)),
+        ],
+    };
+    let common = [
         ("hidden_act", json!("silu")),
-        ("rope_interleave", json!(true)),
         ("attention_dropout", json!(0.0)),
         ("bos_token_id", json!(bos)),
         ("eos_token_id", json!(eos)),
         ("use_cache", json!(true)),
         ("torch_dtype", json!("float32")),
-    ] {
+    ];
+    for (key, value) in own.into_iter().chain(common) {
         config.insert(key.into(), value);
     }
     Value::Object(config)
@@ -114,12 +138,23 @@ pub(super) fn read(table: &toml::Table, folder: &Path) -> Result<ModelStart, Pro
 }
 
 fn shape(table: &toml::Table, path: &[Step]) -> Result<Map<String, Value>, Problem> {
-    let mut shape = defaults();
+    let model_type = match table.get("model_type") {
+        None => MODEL_TYPES[0],
+        Some(found) => {
+            let known = found.as_str().and_then(|name| MODEL_TYPES.into_iter().find(|known| *known == name));
+            known.ok_or_else(|| {
+                Problem::new(path, "model_type", format!("expected {}, found {found:?}", MODEL_TYPES.join(" or ")))
+            })?
+        }
+    };
+    let mut shape = defaults(model_type);
     for (key, value) in table {
         if !shape.contains_key(key) {
             let known: Vec<&str> = shape.keys().map(String::as_str).collect();
-            let message =
-                format!("expected `from` (a model), `config` (a config.json) or one of its keys: {}", known.join(", "));
+            let message = format!(
+                "expected `from` (a model), `config` (a config.json) or a key of a {model_type}: {}",
+                known.join(", ")
+            );
             return Err(Problem::new(path, key, message));
         }
         let value = serde_json::to_value(value).map_err(|e| Problem::new(path, key, e.to_string()))?;

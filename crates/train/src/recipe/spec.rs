@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::lora::LoraSpec;
 use crate::optim::{AdamW, Method, Muon, Schedule};
 use crate::rl::{Dapo, DrGrpo, Spec, V32};
+use crate::traces::TeacherSpec;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -73,6 +74,8 @@ pub struct Data {
     pub verifier: Option<Vec<String>>,
     /// Longest wait for an example or a verdict, in seconds.
     pub line_seconds: Option<f64>,
+    /// A model that answers the questions of a chat or task; its answers are what is learnt.
+    pub teacher: Option<TeacherSpec>,
 }
 
 /// What a stage does.
@@ -85,6 +88,16 @@ pub enum StageKind {
     Sft,
     /// Learn from rewards for own answers.
     Grpo,
+    /// Learn from what a teacher thinks of own answers, token by token.
+    Distill,
+}
+
+impl StageKind {
+    /// Whether the model's own answers are learnt from.
+    #[must_use]
+    pub fn samples(self) -> bool {
+        matches!(self, Self::Grpo | Self::Distill)
+    }
 }
 
 /// `[[stage]]`.
@@ -98,10 +111,11 @@ pub struct Stage {
     pub steps: Option<u64>,
     /// How long, in tokens: rounded up to whole steps.
     pub tokens: Option<u64>,
-    /// Tokens of a step, padding included: a multiple of `sequence_length`. With `grpo` it follows from the samples.
+    /// Tokens of a step, padding included: a multiple of `sequence_length`. With `grpo` and `distill` it follows from the
+    /// samples.
     #[serde(default)]
     pub batch_tokens: u64,
-    /// Tokens of a row; with `grpo`, most tokens of a prompt and its completion.
+    /// Tokens of a row; with `grpo` and `distill`, most tokens of a prompt and its completion.
     pub sequence_length: usize,
     /// Tokens that are computed at once: a divisor of `batch_tokens`, all of them where this is absent.
     pub micro_batch_tokens: Option<u64>,
@@ -130,11 +144,13 @@ pub struct Stage {
     /// Steps between evaluations on what is held out; 0: never.
     #[serde(default = "every")]
     pub evaluate_every: u64,
-    /// Rows of an evaluation, for each source; with `grpo`, questions that are answered greedily.
+    /// Rows of an evaluation, for each source; with `grpo` and `distill`, questions that are answered greedily.
     #[serde(default = "evaluate_rows")]
     pub evaluate_rows: usize,
     /// What `grpo` takes beside this.
     pub grpo: Option<GrpoSpec>,
+    /// What `distill` takes beside this.
+    pub distill: Option<DistillSpec>,
     /// Names the order of this stage's data; the recipe's seed and the stage's number where this is absent.
     pub seed: Option<u64>,
 }
@@ -177,7 +193,7 @@ pub struct GrpoSpec {
     #[serde(default = "one")]
     pub temperature: f32,
     /// Updates that a step's samples are spread over.
-    #[serde(default = "one_update")]
+    #[serde(default = "once")]
     pub updates: usize,
     /// How far a token's ratio may leave 1 and still be learnt from.
     #[serde(default = "clip")]
@@ -202,7 +218,7 @@ pub struct GrpoSpec {
     pub v32: V32,
 }
 
-fn one_update() -> usize {
+fn once() -> usize {
     1
 }
 
@@ -225,6 +241,46 @@ impl GrpoSpec {
         let Self { clip, kl, max_tokens, dr_grpo, dapo, v32, .. } = *self;
         Spec { clip, kl, max_tokens, dr_grpo, dapo, v32 }
     }
+}
+
+/// `[stage.distill]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillSpec {
+    /// The model that is learnt from: a folder or .gguf file with the student's tokenizer.
+    pub teacher: PathBuf,
+    /// Questions of a step.
+    pub prompts: usize,
+    /// Answers to each.
+    #[serde(default = "once")]
+    pub group_size: usize,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+    /// Divides the logits of what is sampled; the divergence is always that at 1.
+    #[serde(default = "one")]
+    pub temperature: f32,
+    /// Steps between samples that are written down; 0: never.
+    #[serde(default = "transcripts_every")]
+    pub transcripts_every: u64,
+}
+
+/// How a stage samples from the model that it trains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplesSpec {
+    /// Questions of a step.
+    pub prompts: usize,
+    /// Answers to each.
+    pub group_size: usize,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+    /// Divides the logits.
+    pub temperature: f32,
+    /// The share of the reward that the form alone is worth.
+    pub format_share: f64,
+    /// Updates that a step's samples are spread over.
+    pub updates: usize,
+    /// Steps between samples that are written down; 0: never.
+    pub transcripts_every: u64,
 }
 
 /// `[stage.optimizer]`.
@@ -273,6 +329,23 @@ impl Stage {
             (None, Some(tokens)) => tokens.div_ceil(self.batch_tokens.max(1)),
             (None, None) => 0,
         }
+    }
+
+    /// How it samples, where it does.
+    #[must_use]
+    pub fn samples(&self) -> Option<SamplesSpec> {
+        let of_rewards = self.grpo.as_ref().map(|grpo| {
+            let GrpoSpec {
+                prompts, group_size, max_tokens, temperature, format_share, updates, transcripts_every, ..
+            } = *grpo;
+            SamplesSpec { prompts, group_size, max_tokens, temperature, format_share, updates, transcripts_every }
+        });
+        of_rewards.or_else(|| {
+            let DistillSpec { prompts, group_size, max_tokens, temperature, transcripts_every, .. } =
+                *self.distill.as_ref()?;
+            let (format_share, updates) = (0.0, 1);
+            Some(SamplesSpec { prompts, group_size, max_tokens, temperature, format_share, updates, transcripts_every })
+        })
     }
 
     /// Whether it takes from this source.

@@ -78,6 +78,18 @@ pub struct Spec {
     pub v32: V32,
 }
 
+impl Spec {
+    /// No switch, and DeepSeek-R1's customary ε.
+    pub const PLAIN: Self = Self {
+        clip: 0.2,
+        kl: 0.0,
+        max_tokens: 0,
+        dr_grpo: DrGrpo { constant_length: false, no_std: false },
+        dapo: Dapo { clip_high: 0.0, dynamic_sampling: false, token_mean: false, overlong_cushion: 0 },
+        v32: V32 { no_std: false, unbiased_kl: false, off_policy_mask: 0.0 },
+    };
+}
+
 /// A sample as the arithmetic sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample<'a> {
@@ -209,14 +221,7 @@ impl Spec {
 mod tests {
     use super::*;
 
-    const PLAIN: Spec = Spec {
-        clip: 0.2,
-        kl: 0.0,
-        max_tokens: 10,
-        dr_grpo: DrGrpo { constant_length: false, no_std: false },
-        dapo: Dapo { clip_high: 0.0, dynamic_sampling: false, token_mean: false, overlong_cushion: 0 },
-        v32: V32 { no_std: false, unbiased_kl: false, off_policy_mask: 0.0 },
-    };
+    const PLAIN: Spec = Spec { max_tokens: 10, ..Spec::PLAIN };
 
     /// Every coefficient is the objective's slope along its token's log-probability.
     fn hold_to_differences(spec: &Spec) {

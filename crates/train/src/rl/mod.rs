@@ -1,14 +1,16 @@
-//! Reinforcement learning on answers that a program can judge: GRPO.
+//! Learning from own samples: rewards of a program that judges them (GRPO), or a teacher's opinion of each token.
 //!
-//! `grpo.rs` owns the arithmetic, `rollout.rs` the sampling, `reward.rs` the judging, `step.rs` how they make the rows of an
-//! update. Must not know optimisers, checkpoints or logs: a run has those.
+//! `grpo.rs` and `distill.rs` own the arithmetic, `rollout.rs` the sampling, `reward.rs` the judging, `step.rs` how they
+//! make the rows of an update. Must not know optimisers, checkpoints or logs: a run has those.
 
+mod distill;
 mod grpo;
 mod questions;
 mod reward;
 mod rollout;
 mod step;
 
+pub use distill::reverse_kl;
 pub use grpo::{Dapo, DrGrpo, Sample, Spec, Terms, V32, advantages, coefficients, is_flat, overlong_penalty};
 pub use questions::{Asked, QuestionSet, QuestionSource};
 pub use reward::{Judge, Judged, Question};

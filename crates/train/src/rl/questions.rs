@@ -94,7 +94,7 @@ impl<'a> QuestionSource<'a> {
             }
         };
         let (prompt, opened) = encoder.prompt(&messages, &self.name)?;
-        Ok(Question { source, text, prompt, opened, check, data })
+        Ok(Question { source, messages, text, prompt, opened, check, data })
     }
 }
 
@@ -141,6 +141,17 @@ impl<'a> QuestionSet<'a> {
         // Far below the numbers that questions of a task may have.
         let index = rng.next_u64() >> 16;
         Ok((self.sources[at].question(at, Split::Train, index, &self.encoder)?, rng.next_u64()))
+    }
+
+    /// Question `index` of a source that may be trained on.
+    ///
+    /// # Errors
+    /// As [`QuestionSet::draw`]
+    ///
+    /// # Panics
+    /// If there is no such source, or it has no questions
+    pub fn train(&self, source: usize, index: u64) -> Result<Question, RlError> {
+        self.sources[source].question(source, Split::Train, index, &self.encoder)
     }
 
     /// Question `index` of a source that is never trained on.

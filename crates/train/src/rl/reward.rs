@@ -4,6 +4,7 @@
 //! own sample, counted). Must not know how completions come to be.
 
 use serde_json::Value;
+use text::Message;
 
 use crate::external::{Sample, Verifier};
 use crate::tasks::{Check, final_answer, is_well_formed};
@@ -13,6 +14,8 @@ use crate::tasks::{Check, final_answer, is_well_formed};
 pub struct Question {
     /// The number of its source, which is also its judge's.
     pub source: usize,
+    /// The turns before the answer.
+    pub messages: Vec<Message>,
     /// What the person asks.
     pub text: String,
     /// The conversation's tokens, up to where the model goes on.
@@ -85,7 +88,16 @@ mod tests {
     use crate::external::Limits;
 
     fn question(check: Option<Check>) -> Question {
-        Question { source: 0, text: "What is 2 + 2?".into(), prompt: vec![1], opened: true, check, data: Value::Null }
+        let messages = Vec::new();
+        Question {
+            source: 0,
+            messages,
+            text: "What is 2 + 2?".into(),
+            prompt: vec![1],
+            opened: true,
+            check,
+            data: Value::Null,
+        }
     }
 
     #[test]

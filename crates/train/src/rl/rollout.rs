@@ -93,7 +93,15 @@ impl<'a, D: TrainDevice> Rollouts<'a, D> {
     /// # Errors
     /// Memory, or no thread can be started
     pub fn new(dev: &'a D, net: &Net, params: &[f32], limits: Limits) -> Result<Self, RlError> {
-        let runner = ModelRunner::new(dev, model(dev, net, params)?, &limits)?;
+        Self::of(dev, model(dev, net, params)?, limits)
+    }
+
+    /// An engine of a model whose weights stay.
+    ///
+    /// # Errors
+    /// Memory, or no thread can be started
+    pub fn of(dev: &'a D, model: Arc<Model<D>>, limits: Limits) -> Result<Self, RlError> {
+        let runner = ModelRunner::new(dev, model, &limits)?;
         Ok(Self { dev, engine: Engine::new(runner, limits, root(0), None).map_err(RlError::Engine)?, n_weights: 0 })
     }
 

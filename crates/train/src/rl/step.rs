@@ -49,7 +49,7 @@ pub struct RlStats {
     pub flat_groups: f64,
     /// Share of tokens whose ratio was clipped.
     pub clip_fraction: f64,
-    /// Mean KL to the reference policy per token, in nats, where there is one.
+    /// Mean KL to the reference policy, or to the teacher, per token, in nats, where there is one.
     pub kl: f64,
     /// Mean |ln π_trainer − ln π_rollout| per token before the first update: how far the two computations differ.
     pub drift: f64,
