@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let engine = EngineOf { cpu: &cpu, model: &model, identity: &identity }.start(limits, true)?;
     report(&source, &limits);
     let engine = EngineThread::start(engine)?;
-    let served = served(args, &source, text, &limits)?;
+    let served = served(args.name.clone(), &source, text, &limits)?;
     let server = Server::bind(served, engine.handle(), options).map_err(refused)?;
     remark(&format!("serving at {}\n", server.url()));
     server.run()?;
@@ -126,14 +126,19 @@ fn refused(error: StartError) -> Failure {
 }
 
 /// What the server needs to know of the model.
-fn served(args: &Args, source: &Source, text: Text, limits: &Limits) -> Result<ServedModel, Failure> {
+pub(super) fn served(
+    name: Option<String>,
+    source: &Source,
+    text: Text,
+    limits: &Limits,
+) -> Result<ServedModel, Failure> {
     let stem = || source.path.canonicalize().ok().and_then(|p| p.file_stem().map(|n| n.to_string_lossy().into_owned()));
     let config = &source.config;
     let bos = || text.config.bos_id(&text.tokenizer).or(config.bos_token_id);
     let modified = std::fs::metadata(&source.path).and_then(|meta| meta.modified()).ok();
     let created = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(ServedModel {
-        name: args.name.clone().or_else(stem).unwrap_or_else(|| "model".into()),
+        name: name.or_else(stem).unwrap_or_else(|| "model".into()),
         created_s: created.map_or(0, |since| since.as_secs()),
         bos_token: text.config.add_bos_token.unwrap_or(false).then(bos).flatten(),
         end_tokens: text.end_tokens(config).into(),
