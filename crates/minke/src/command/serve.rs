@@ -14,7 +14,7 @@ use server::{ApiKey, Options, ServedModel, Server, StartError, Tls};
 
 use super::logits::CacheArg;
 use crate::device::cpu;
-use crate::engine_of::EngineOf;
+use crate::engine_of::{EngineOf, queue_bytes};
 use crate::failure::{Failure, print, remark};
 use crate::folders;
 use crate::memory::{bytes, grouped, memory};
@@ -201,13 +201,14 @@ fn report(source: &Source, limits: &Limits) {
         RowFormat::Q8 => "q8",
     };
     remark(&format!(
-        "weights  {:>9}\ncache    {:>9}  {} tokens in {format}, {} each at most, {} at once\nworkspace{:>9}\n",
+        "weights  {:>9}\ncache    {:>9}  {} tokens in {format}, {} each at most, {} at once\nworkspace{:>9}\nto disk  {:>9}\n",
         bytes(weights),
         bytes(plan.cache),
         grouped(n_tokens),
         grouped(limits.n_context as u64),
         limits.n_running,
         bytes(plan.prefill + plan.decode),
+        bytes(queue_bytes(&source.config, limits)),
     ));
 }
 
