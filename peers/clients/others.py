@@ -1,23 +1,21 @@
-"""anthropic, litellm, langchain-openai and instructor against a server.
+"""anthropic, litellm, langchain-openai, instructor, pydantic-ai and llm against a server.
 
-    python peers/clients/others.py URL
+    python peers/clients/others.py URL NAME…
 
-URL is that of `cargo run -p server --example scripted`, whose model says what it is told.
+URL is that of `cargo run -p server --example scripted`, whose model says what it is told; a NAME is one of the tests
+below without its `test_`. Each imports its own package: they disagree about the version of `openai`, so that some need an
+environment of their own.
 """
 
+import asyncio
 import os
+import subprocess
 import sys
+import tempfile
 from typing import Literal
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
-import anthropic
-import instructor
-import litellm
-import openai
-from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 URL = sys.argv[1]
@@ -37,6 +35,8 @@ def user(text):
 
 
 def test_anthropic():
+    import anthropic
+
     client = anthropic.Anthropic(base_url=URL, max_retries=0)
     ask = dict(model="any", max_tokens=200)
     message = client.messages.create(messages=user("hello"), system="Be kind.", **ask)
@@ -59,6 +59,22 @@ def test_anthropic():
     result = [{"type": "tool_result", "tool_use_id": message.content[1].id, "content": "rain"}]
     history = user(text) + [{"role": "assistant", "content": message.content}, {"role": "user", "content": result}]
     assert client.messages.create(messages=history, tools=tools, **ask).content
+    # What only Anthropic's own models do is ignored, and what this one cannot do is refused.
+    cached = [{"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}]
+    assert client.messages.create(messages=user(cached), system=cached, **ask).content[0].text == "You said: hello"
+    blocks = [{"type": "tool_result", "tool_use_id": "x", "content": [{"type": "text", "text": "rain"}], "is_error": True}]
+    history = user(text) + [{"role": "assistant", "content": message.content}, {"role": "user", "content": blocks}]
+    assert client.messages.create(messages=history, tools=tools, **ask).content
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+    try:
+        client.messages.create(messages=user([image]), **ask)
+    except anthropic.BadRequestError as error:
+        assert "image" in str(error)
+    else:
+        raise AssertionError("an image was read")
+    models = list(client.models.list())
+    assert [model.id for model in models] == [client.models.retrieve(models[0].id).id] and models[0].display_name
+    assert client.beta.messages.create(messages=user("hello"), betas=["x-2025-01-01"], **ask).content
     forced = client.messages.create(messages=user("no"), tools=tools, tool_choice={"type": "any"}, **ask)
     assert forced.content[0].type == "tool_use"
     try:
@@ -70,6 +86,8 @@ def test_anthropic():
 
 
 def test_litellm():
+    import litellm
+
     ask = dict(model="openai/any", api_base=URL + "/v1", api_key="none")
     assert litellm.completion(messages=user("hello"), **ask).choices[0].message.content == "You said: hello"
     chunks = litellm.completion(messages=user("count 9"), stream=True, **ask)
@@ -86,6 +104,10 @@ def test_litellm():
 
 
 def test_langchain():
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_core.tools import tool
+    from langchain_openai import ChatOpenAI
+
     model = ChatOpenAI(model="any", base_url=URL + "/v1", api_key="none")
     assert model.invoke("hello").content == "You said: hello"
     assert "".join(chunk.content for chunk in model.stream("count 9")) == "1 2 3 4 5 6 7 8 9"
@@ -109,6 +131,9 @@ def test_langchain():
 
 
 def test_instructor():
+    import instructor
+    import openai
+
     for mode in [instructor.Mode.TOOLS, instructor.Mode.JSON, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS_STRICT]:
         client = instructor.from_openai(openai.OpenAI(base_url=URL + "/v1", api_key="none"), mode=mode)
         text = 'say: {"city": "Rome", "mood": "good"}'
@@ -116,7 +141,51 @@ def test_instructor():
         assert isinstance(answer, Answer), mode
 
 
+def test_pydantic_ai():
+    from pydantic_ai import Agent, NativeOutput, PromptedOutput
+    from pydantic_ai.models.anthropic import AnthropicModel
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    from pydantic_ai.providers.anthropic import AnthropicProvider
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    provider = OpenAIProvider(base_url=URL + "/v1", api_key="none")
+    theirs = AnthropicProvider(base_url=URL, api_key="none")
+    chat = OpenAIChatModel("any", provider=provider)
+    models = [chat, OpenAIResponsesModel("any", provider=provider), AnthropicModel("any", provider=theirs)]
+    for model in models:
+        assert Agent(model, instructions="Be kind.").run_sync("hello").output == "You said: hello", model
+        # The package takes markers out of what people say, so the script cannot be told to call; its answers can.
+        agent = Agent(model)
+
+        async def streamed():
+            async with agent.run_stream("count 9") as result:
+                return [part async for part in result.stream_text(delta=True)]
+
+        assert "".join(asyncio.run(streamed())) == "1 2 3 4 5 6 7 8 9", model
+        assert isinstance(Agent(model, output_type=Answer).run_sync("no").output, Answer), model
+    text = 'say: {"city": "Rome", "mood": "good"}'
+    for output in [NativeOutput(Answer), PromptedOutput(Answer)]:
+        assert Agent(chat, output_type=output).run_sync(text).output == Answer(city="Rome", mood="good")
+
+
+def test_llm():
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "extra-openai-models.yaml"), "w") as file:
+            file.write(f"- model_id: ours\n  model_name: any\n  api_base: {URL}/v1\n  supports_schema: true\n")
+            file.write(f"- model_id: older\n  model_name: any\n  api_base: {URL}/v1\n  completion: true\n")
+        run = lambda *args: subprocess.run(
+            [sys.executable, "-m", "llm", *args], env={**os.environ, "LLM_USER_PATH": folder, "OPENAI_API_KEY": "none"},
+            check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        ).stdout.strip()
+        for more in [[], ["--no-stream"], ["-s", "Be kind."], ["-o", "temperature", "0.5", "-o", "seed", "1"]]:
+            assert run("-m", "ours", "hello", *more) == "You said: hello", more
+        assert run("-c", "again") == "You said: again"
+        shaped = run("-m", "ours", "--schema", "city, mood", 'say: {"city": "Rome", "mood": "good"}')
+        assert shaped == '{"city": "Rome", "mood": "good"}'
+        assert run("-m", "older", "abc", "--no-stream").startswith("def")
+
+
 for name, test in list(globals().items()):
-    if name.startswith("test_") and (len(sys.argv) < 3 or sys.argv[2] in name):
+    if name.startswith("test_") and name.removeprefix("test_") in sys.argv[2:]:
         test()
         print(name, "ok")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cpu::Cpu;
 use engine::prefix::{BlockKey, Fingerprint, Store, StoreOptions};
 use engine::{BLOCK_LEN, Engine, Limits, ModelRunner, Runner};
-use model::Model;
+use model::{Config, Model};
 use ops::Device;
 
 use crate::failure::{Failure, remark};
@@ -16,8 +16,17 @@ use crate::folders;
 /// Most bytes on disk that blocks of conversations take; the least recently used give way.
 const STORE_BYTES: u64 = 16 << 30;
 
-/// Bytes on their way to the disk.
-const STORE_QUEUE_BYTES: usize = 256 << 20;
+/// Most blocks on disk: opening a store lists its folder, which takes a second for so many, and each is known by its name
+/// in memory. Only very small models have blocks so small that this comes first.
+const STORE_BLOCKS: u64 = 100_000;
+
+/// Most bytes on their way to the disk.
+const STORE_QUEUE_BYTES: u64 = 256 << 20;
+
+/// Memory for what is on its way to the disk: never more than the cache that it comes from, which may be small.
+pub(crate) fn queue_bytes(config: &Config, limits: &Limits) -> u64 {
+    limits.memory(config).cache.min(STORE_QUEUE_BYTES)
+}
 
 /// What an engine is made of.
 pub(crate) struct EngineOf<'a> {
@@ -39,19 +48,20 @@ impl EngineOf<'_> {
         let deterministic = limits.deterministic;
         let arithmetic = format!("{} {:?} {deterministic}", self.cpu.level().name(), self.cpu.activations());
         let fingerprint = Fingerprint::new(self.identity, &spec, runner.has_mtp(), &arithmetic);
-        let store = if keeps_blocks { store(fingerprint, runner.block_bytes()) } else { None };
+        let queue_bytes = queue_bytes(&self.model.config, &limits) as usize;
+        let store = if keeps_blocks { store(fingerprint, runner.block_bytes(), queue_bytes) } else { None };
         Ok(Engine::new(runner, limits, BlockKey::root(&fingerprint), store)?)
     }
 }
 
 /// The store of blocks; without one a conversation goes on all the same.
-fn store(fingerprint: Fingerprint, payload_bytes: usize) -> Option<Store> {
+fn store(fingerprint: Fingerprint, payload_bytes: usize, queue_bytes: usize) -> Option<Store> {
     let options = StoreOptions {
         fingerprint,
         block_len: BLOCK_LEN,
         payload_bytes,
-        budget_bytes: STORE_BYTES,
-        queue_bytes: STORE_QUEUE_BYTES,
+        budget_bytes: STORE_BYTES.min(STORE_BLOCKS * payload_bytes as u64),
+        queue_bytes,
     };
     let store = folders::cache().map_err(|e| e.to_string());
     let store = store.and_then(|path| Store::open(path.join("blocks"), options).map_err(|e| e.to_string()));

@@ -96,6 +96,16 @@ fn a_dense_model_prints_a_table_and_a_rival_is_run_in_turn() {
 }
 
 #[test]
+fn the_server_is_measured_beside_the_engine_with_the_same_answers() {
+    let args = ["--http", "--batch", "3", "--decode", "20", "--repeat", "2", "--threads", "1", "--json"];
+    let report: Value = serde_json::from_str(&stdout(&bench("dsv3_flat", &args))).unwrap();
+    assert_eq!((&report["streams"], &report["tokens"]), (&3.into(), &60.into()));
+    assert_eq!(report["ratios"].as_array().unwrap().len(), 2);
+    let ratio = number(&report["http_tokens_per_s"]) / number(&report["engine_tokens_per_s"]);
+    assert!(ratio > 0.0 && number(&report["ratio"]) > 0.0, "{report}");
+}
+
+#[test]
 fn bad_usage_and_requests_are_refused() {
     let refused = |args: &[&str], parts: &[&str]| {
         let output = bench("dsv2_lite", args);

@@ -24,6 +24,7 @@ pub(crate) async fn json<T: DeserializeOwned + Send + 'static>(app: &App, reques
         let message = "content-type: expected application/json; with curl, add -H 'Content-Type: application/json'";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
+    check_encoding(request.headers())?;
     let bytes = read(app, request.into_body()).await?;
     match bytes.len() <= PARSE_HERE_BYTES {
         true => parse(&bytes),
@@ -53,6 +54,18 @@ pub(crate) async fn read(app: &App, body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
+/// A body is read as it stands: one that was packed would be taken for broken JSON.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim());
+    match encoding.filter(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")) {
+        None => Ok(()),
+        Some(found) => {
+            let message = format!("content-encoding: expected none, found {found:?}; send the body as it is");
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+    }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
@@ -70,15 +83,31 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let path = error.path().to_string();
         let inner = error.inner();
         let problem = inner.to_string();
-        let problem = problem.rsplit_once(" at line ").map_or(problem.as_str(), |(problem, _)| problem);
+        let problem = plain(problem.rsplit_once(" at line ").map_or(problem.as_str(), |(problem, _)| problem));
         match path.as_str() {
             _ if !inner.is_data() => not_json(inner),
-            "." => missing(problem),
+            "." => missing(&problem),
             path => ApiError::field(path, problem),
         }
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
+}
+
+/// What a type of ours is called outside.
+fn plain(problem: &str) -> String {
+    let Some((before, expected)) = problem.split_once(", expected ") else { return problem.to_owned() };
+    let word = expected.split(' ').next().unwrap_or_default();
+    let said = match word {
+        "usize" | "u32" | "u64" => "a whole number from 0 on",
+        "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "struct" | "internally" => "an object",
+        "a" if expected == "a sequence" => "a list",
+        "a" if expected == "a map" => "an object",
+        _ => expected,
+    };
+    format!("{before}, expected {said}")
 }
 
 fn not_json(error: &serde_json::Error) -> ApiError {
@@ -120,7 +149,16 @@ mod tests {
         assert_eq!(param("{}"), Some("inner".into()));
         assert_eq!(param(r#"{"inner": [}"#), Some("body".into()));
         assert_eq!(param(r#"{"inner": []} x"#), Some("body".into()));
-        assert_eq!(param("[]"), Some("inner".into()).filter(|_| false).or(Some("body".into())));
+        assert_eq!(param("[]"), Some("body".into()));
+        for (text, expected) in [
+            (r#"{"inner": [{"number": "x"}]}"#, "a whole number from 0 on"),
+            (r#"{"inner": [7]}"#, "an object"),
+            (r#"{"inner": {}}"#, "a list"),
+            ("7", "an object"),
+        ] {
+            let message = parse::<Outer>(text.as_bytes()).unwrap_err().message;
+            assert!(message.ends_with(&format!("expected {expected}")), "{message}");
+        }
         assert!(parse::<Outer>(br#"{"inner": [{"number": 1, "unknown": [1]}], "more": 1}"#).is_ok());
     }
 }

@@ -42,6 +42,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(dialect::chat::create))
         .routes(routes!(dialect::completions::create))
         .routes(routes!(dialect::responses::create))
+        .routes(routes!(dialect::responses::retrieve, dialect::responses::delete))
         .routes(routes!(dialect::messages::create))
         .routes(routes!(dialect::messages::count_tokens))
         .routes(routes!(status::models))

@@ -157,6 +157,9 @@ fn heads_and_bodies_have_limits_in_size_and_time() {
     }
     let typed = send(served.addr, "POST", PATH, &[("content-type", "text/plain")], "{}").answer();
     assert_eq!(typed.status, 415);
+    let packed = send(served.addr, "POST", PATH, &[("content-encoding", "gzip")], "{}").answer();
+    assert_eq!(packed.status, 415);
+    assert!(packed.body.contains("content-encoding") && packed.body.contains("gzip"), "{}", packed.body);
 }
 
 #[test]

@@ -1,6 +1,8 @@
-//! A server that is killed while people chat: nothing that was acknowledged is lost, and it starts again.
+//! A server that is killed while people chat: nothing that was acknowledged is lost, and it starts again; what it had
+//! computed and kept on disk is usable or passed over.
 //!
-//! MINKE_CHAOS_KILLS says how often (3); MINKE_TEST_SERVER which server.
+//! MINKE_CHAOS_KILLS says how often (3); MINKE_TEST_SERVER which server. It must be deterministic to be held to its answers
+//! (`minke serve --deterministic`); the scripted one keeps nothing on disk.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod common;
@@ -34,7 +36,8 @@ fn try_post(addr: SocketAddr, path: &str, body: &Value) -> Option<Value> {
 /// Chats until the server is gone; what it acknowledged is in `kept`.
 fn chat(addr: SocketAddr, path: &str, kept: &Mutex<Vec<String>>) {
     for turn in 0.. {
-        let text = format!("{path} {turn} {}", kept.lock().unwrap().len());
+        // Long enough to fill blocks of the cache, which are written to disk meanwhile.
+        let text = format!("{path} {turn} {}", kept.lock().unwrap().len()).repeat(8);
         let question = json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": 8 });
         let Some(answer) = try_post(addr, "/v1/chat/completions", &question) else { return };
         let said = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
@@ -46,6 +49,15 @@ fn chat(addr: SocketAddr, path: &str, kept: &Mutex<Vec<String>>) {
     }
 }
 
+/// The answer to a question that is always the same, and how much of its prompt was there already.
+fn known_answer(addr: SocketAddr) -> (Value, u64) {
+    let text = "What outlives a process that is killed while it writes? ".repeat(30);
+    let question = json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": 8, "temperature": 0 });
+    let answer = post(addr, "/v1/chat/completions", &question).json();
+    let n_cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    (answer["choices"][0]["message"]["content"].clone(), n_cached)
+}
+
 #[test]
 fn what_was_acknowledged_outlives_a_kill() {
     let n_kills = number("MINKE_CHAOS_KILLS", 3);
@@ -53,6 +65,7 @@ fn what_was_acknowledged_outlives_a_kill() {
     let file = folder.path().join("chats.sqlite");
     let kept: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut path = None;
+    let (mut known, mut n_restored) = (None, 0);
     let mut pause = 1u64;
     for kill in 0..=n_kills {
         let mut server = Process::start(&file);
@@ -60,6 +73,10 @@ fn what_was_acknowledged_outlives_a_kill() {
             let chat = post(server.addr, "/api/conversations", &json!({ "title": "t" })).json();
             format!("/api/conversations/{}", chat["id"].as_str().unwrap())
         });
+        // The server has just begun, so that what it does not compute comes from the disk.
+        let (answer, n_cached) = known_answer(server.addr);
+        n_restored += n_cached;
+        assert_eq!(known.get_or_insert_with(|| answer.clone()), &answer, "another answer after kill {kill}");
         let found = get(server.addr, path).json();
         let ids: Vec<String> = found["messages"].as_array().unwrap().iter().map(|m| m["id"].to_string()).collect();
         for id in kept.lock().unwrap().iter() {
@@ -85,5 +102,5 @@ fn what_was_acknowledged_outlives_a_kill() {
     }
     let n_kept = kept.lock().unwrap().len();
     assert!(n_kept > 0, "nothing was acknowledged");
-    eprintln!("{n_kills} kills, {n_kept} acknowledged messages, none lost");
+    eprintln!("{n_kills} kills, {n_kept} acknowledged messages, none lost; {n_restored} tokens restored from disk");
 }

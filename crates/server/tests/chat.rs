@@ -360,6 +360,9 @@ fn the_server_tells_of_itself() {
     let models = get(served.addr, "/v1/models").json();
     assert_eq!((models["object"].as_str(), models["data"][0]["id"].as_str()), (Some("list"), Some("scripted")));
     assert_eq!(get(served.addr, "/v1/models/scripted").json()["max_model_len"], 2048);
+    // Anthropic's clients find what they look for, too.
+    assert_eq!((&models["has_more"], &models["last_id"]), (&json!(false), &json!("scripted")));
+    assert_eq!(models["data"][0]["created_at"], "2023-11-14T22:13:20Z");
     assert_eq!(get(served.addr, "/v1/models/other").status, 404);
     post(served.addr, PATH, &json!({ "messages": user("hello") }));
     let metrics = get(served.addr, "/metrics");

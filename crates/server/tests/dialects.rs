@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::http::post;
+use common::http::{get, post, send};
 use common::scripted::Size;
 use common::{Served, options, serve};
 use serde_json::{Value, json};
@@ -90,6 +90,30 @@ fn a_prompt_comes_back_with_the_probability_of_each_of_its_tokens() {
     assert_eq!(longer["text"], "abcabcde");
     assert_eq!(longer["logprobs"]["tokens"].as_array().unwrap().len(), n + 2);
     assert_eq!(longer["logprobs"]["text_offset"][n], 6);
+}
+
+#[test]
+fn every_token_of_a_completion_is_told_of_even_the_one_that_ends_it() {
+    let served = server();
+    // Evaluations ask for one token more than they need, and leave the last one out.
+    let request = json!({ "prompt": "xyz", "echo": true, "logprobs": 1, "max_tokens": 1 });
+    let whole = ok(&served, "/v1/completions", &request)["choices"][0].clone();
+    assert_eq!((whole["text"].as_str(), whole["finish_reason"].as_str()), (Some("xyz"), Some("stop")));
+    let list = |key: &str| whole["logprobs"][key].as_array().unwrap().clone();
+    assert_eq!(list("tokens").len(), 4);
+    assert_eq!(list("tokens").last().unwrap(), "<｜end▁of▁sentence｜>");
+    assert!(list("token_logprobs").last().unwrap().as_f64().unwrap() > -0.1);
+    let request = json!({ "prompt": "y", "logprobs": 1, "max_tokens": 9, "stream": true });
+    let events = post(served.addr, "/v1/completions", &request).events();
+    let told: Vec<&Value> =
+        events.iter().flat_map(|e| e["choices"][0]["logprobs"]["tokens"].as_array()).flatten().collect();
+    assert_eq!(told, ["z", "<｜end▁of▁sentence｜>"]);
+    // Bytes that are no text on their own have names of their own.
+    let tokens = ok(&served, "/tokenize", &json!({ "prompt": "😀" }))["tokens"].clone();
+    assert!(tokens.as_array().unwrap().len() > 1, "a tokenizer without this character");
+    let request = json!({ "prompt": tokens, "echo": true, "logprobs": 0, "max_tokens": 0 });
+    let told = ok(&served, "/v1/completions", &request)["choices"][0]["logprobs"]["tokens"].clone();
+    assert!(told[0].as_str().unwrap().starts_with("bytes:\\xf0"), "{told}");
 }
 
 #[test]
@@ -246,4 +270,47 @@ fn responses_answer_call_stream_and_follow_one_another() {
     ] {
         refused(&served, path, &request, word);
     }
+}
+
+#[test]
+fn a_stored_response_is_given_again_until_it_is_forgotten() {
+    let served = server();
+    let first = ok(&served, "/v1/responses", &json!({ "input": "hello", "metadata": { "a": "b" } }));
+    let path = format!("/v1/responses/{}", first["id"].as_str().unwrap());
+    assert_eq!(get(served.addr, &path).json(), first);
+    let gone = send(served.addr, "DELETE", &path, &[], "").answer().json();
+    assert_eq!(gone, json!({ "id": first["id"], "object": "response", "deleted": true }));
+    assert_eq!(get(served.addr, &path).status, 404);
+    assert_eq!(send(served.addr, "DELETE", &path, &[], "").answer().status, 404);
+    refused(&served, "/v1/responses", &json!({ "input": "x", "previous_response_id": first["id"] }), "resp_");
+    let streamed = post(served.addr, "/v1/responses", &json!({ "input": "hello", "stream": true })).events();
+    let last = &streamed.last().unwrap()["response"];
+    assert_eq!(&get(served.addr, &format!("/v1/responses/{}", last["id"].as_str().unwrap())).json(), last);
+    let unkept = ok(&served, "/v1/responses", &json!({ "input": "hello", "store": false }));
+    assert_eq!(get(served.addr, &format!("/v1/responses/{}", unkept["id"].as_str().unwrap())).status, 404);
+}
+
+#[test]
+fn fields_that_clients_leave_empty_are_not_given() {
+    let served = server();
+    let call = json!({ "id": null, "type": null, "function": { "name": "weather", "arguments": null } });
+    let messages = json!([{ "role": "user", "content": "x", "name": null },
+                          { "role": "assistant", "content": null, "reasoning_content": null, "tool_calls": [call] },
+                          { "role": "tool", "content": "rain", "tool_call_id": null },
+                          { "role": "assistant", "content": "rain", "tool_calls": null },
+                          { "role": "user", "content": [{ "type": "text", "text": "hello" }] }]);
+    let request = json!({ "messages": messages, "stop": null, "tools": null, "tool_choice": null, "top_k": -1,
+                          "stream_options": null, "response_format": null, "logit_bias": null, "thinking": null });
+    let answer = ok(&served, "/v1/chat/completions", &request);
+    assert_eq!(answer["choices"][0]["message"]["content"], "You said: hello");
+    let thought = json!([{ "type": "thinking", "thinking": "hm", "signature": null }, { "type": "text", "text": "a" }]);
+    let turn =
+        json!([{ "type": "text", "text": "hello", "citations": null, "cache_control": { "type": "ephemeral" } }]);
+    let messages = json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": thought },
+                          { "role": "user", "content": turn }]);
+    let request = json!({ "messages": messages, "max_tokens": 50, "system": null, "tools": null, "tool_choice": null,
+                          "thinking": null, "stop_sequences": null, "top_k": null, "metadata": { "user_id": null } });
+    assert_eq!(ok(&served, "/v1/messages", &request)["content"][0]["text"], "You said: hello");
+    let search = json!({ "input": "x", "tools": [{ "type": "web_search" }] });
+    refused(&served, "/v1/responses", &search, "tools[0].type");
 }

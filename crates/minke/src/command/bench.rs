@@ -5,6 +5,7 @@
 
 mod clock;
 mod engine;
+mod http;
 mod limits;
 mod measure;
 mod profile;
@@ -78,6 +79,10 @@ pub(crate) struct Args {
     /// their tokens while a prompt of the largest --depth is read, drafts on against off, and that prompt restored from disk.
     #[arg(long, conflicts_with_all = ["vs", "profile", "prefill", "chunk"])]
     engine: bool,
+    /// Measure the server instead: as many streams as the largest --batch through HTTP, beside the same streams handed to
+    /// the engine itself, in turns.
+    #[arg(long, conflicts_with_all = ["engine", "vs", "profile", "prefill", "chunk", "depth"])]
+    http: bool,
     /// Also time every operation of the forward pass, in a run of its own.
     #[arg(long)]
     profile: bool,
@@ -181,6 +186,9 @@ struct Pair {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if args.engine {
         return self::engine::run(args);
+    }
+    if args.http {
+        return self::http::run(args);
     }
     let opened = Instant::now();
     let source = Source::open(&args.model)?;

@@ -14,7 +14,7 @@ use server::{ApiKey, Options, ServedModel, Server, StartError, Tls};
 
 use super::logits::CacheArg;
 use crate::device::cpu;
-use crate::engine_of::EngineOf;
+use crate::engine_of::{EngineOf, queue_bytes};
 use crate::failure::{Failure, print, remark};
 use crate::folders;
 use crate::memory::{bytes, grouped, memory};
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let engine = EngineOf { cpu: &cpu, model: &model, identity: &identity }.start(limits, true)?;
     report(&source, &limits);
     let engine = EngineThread::start(engine)?;
-    let served = served(args, &source, text, &limits)?;
+    let served = served(args.name.clone(), &source, text, &limits)?;
     let server = Server::bind(served, engine.handle(), options).map_err(refused)?;
     remark(&format!("serving at {}\n", server.url()));
     server.run()?;
@@ -126,14 +126,19 @@ fn refused(error: StartError) -> Failure {
 }
 
 /// What the server needs to know of the model.
-fn served(args: &Args, source: &Source, text: Text, limits: &Limits) -> Result<ServedModel, Failure> {
+pub(super) fn served(
+    name: Option<String>,
+    source: &Source,
+    text: Text,
+    limits: &Limits,
+) -> Result<ServedModel, Failure> {
     let stem = || source.path.canonicalize().ok().and_then(|p| p.file_stem().map(|n| n.to_string_lossy().into_owned()));
     let config = &source.config;
     let bos = || text.config.bos_id(&text.tokenizer).or(config.bos_token_id);
     let modified = std::fs::metadata(&source.path).and_then(|meta| meta.modified()).ok();
     let created = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     Ok(ServedModel {
-        name: args.name.clone().or_else(stem).unwrap_or_else(|| source.path.display().to_string()),
+        name: name.or_else(stem).unwrap_or_else(|| source.path.display().to_string()),
         created_s: created.map_or(0, |since| since.as_secs()),
         bos_token: text.config.add_bos_token.unwrap_or(false).then(bos).flatten(),
         end_tokens: text.end_tokens(config).into(),
@@ -196,13 +201,14 @@ fn report(source: &Source, limits: &Limits) {
         RowFormat::Q8 => "q8",
     };
     remark(&format!(
-        "weights  {:>9}\ncache    {:>9}  {} tokens in {format}, {} each at most, {} at once\nworkspace{:>9}\n",
+        "weights  {:>9}\ncache    {:>9}  {} tokens in {format}, {} each at most, {} at once\nworkspace{:>9}\nto disk  {:>9}\n",
         bytes(weights),
         bytes(plan.cache),
         grouped(n_tokens),
         grouped(limits.n_context as u64),
         limits.n_running,
         bytes(plan.prefill + plan.decode),
+        bytes(queue_bytes(&source.config, limits)),
     ));
 }
 

@@ -14,6 +14,23 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 use crate::generate::{Choose, End, LogProb};
 
+/// Reads null as what stands where nothing is given: some clients send every field that they know.
+pub(crate) fn null_is_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Reads a number of most probable tokens, of which clients of other servers say -1 where they want all.
+pub(crate) fn top_k<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let expected = |found: i64| D::Error::custom(format!("expected a number from -1 on, found {found}"));
+    match Option::<i64>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(-1) => Ok(Some(0)),
+        Some(found) => usize::try_from(found).map(Some).map_err(|_| expected(found)),
+    }
+}
+
 /// One text, or a list of them.
 #[derive(Clone, Debug, Default, DeriveDeserialize, Serialize, ToSchema)]
 #[serde(untagged, from = "Option<TextOr<String>>")]
@@ -358,8 +375,7 @@ pub(crate) struct TokenLogprob {
     pub(crate) logprob: f32,
     /// Its text as bytes.
     pub(crate) bytes: Vec<u8>,
-    /// The most probable tokens in its place.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The most probable tokens in its place; none unless asked for.
     pub(crate) top_logprobs: Vec<TopLogprob>,
 }
 
@@ -379,6 +395,15 @@ pub(crate) const NO_LOGPROB: f32 = -9999.0;
 
 pub(crate) fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A token's text as a name that no other token has: bytes that are no UTF-8 on their own are spelled, as OpenAI's
+/// completions do it.
+pub(crate) fn name_of(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| format!("{name}\\x{byte:02x}")),
+    }
 }
 
 impl From<&LogProb> for TokenLogprob {

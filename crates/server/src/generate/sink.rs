@@ -188,7 +188,9 @@ impl Hearing {
         completion.n_reasoning += usize::from(in_reasoning);
         let ends_call = |delta: &Delta| matches!(delta, Delta::ToolCallEnd { .. });
         completion.ended = stream.stopped() || (self.single_call && deltas.iter().any(ends_call));
-        let logprob = (self.logprobs && !is_end).then(|| self.log_prob(token, logprob, top, in_reasoning));
+        // Whoever continues a text wants to know of every token, as evaluations do, which count them.
+        let tells = self.logprobs && (!is_end || matches!(stream, Stream::Raw(..)));
+        let logprob = tells.then(|| self.log_prob(token, logprob, top, in_reasoning));
         let reply = if completion.ended { Reply::Stop } else { Reply::Continue };
         if deltas.is_empty() && logprob.is_none() && !self.outputs.is_closed() {
             return reply;

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::dialect::parts::{Content, FunctionTool, ResponseFormat, Texts, TokenLogprob, Usage};
+use crate::dialect::parts::{
+    Content, FunctionTool, ResponseFormat, Texts, TokenLogprob, Usage, null_is_default, top_k,
+};
 
 /// A conversation to be answered.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -37,8 +39,9 @@ pub(crate) struct ChatRequest {
     /// Keeps the most probable tokens that hold this much probability.
     #[serde(default)]
     pub(crate) top_p: Option<f32>,
-    /// Keeps this many most probable tokens; 0 keeps all.
-    #[serde(default)]
+    /// Keeps this many most probable tokens; 0 or -1 keeps all.
+    #[serde(default, deserialize_with = "top_k")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub(crate) top_k: Option<usize>,
     /// Keeps tokens at least this probable beside the most probable one.
     #[serde(default)]
@@ -161,17 +164,15 @@ pub(crate) struct ChatMessage {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub(crate) struct ToolCall {
     /// Names the call.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[schema(value_type = Option<String>)]
     pub(crate) id: String,
     /// Always `function`.
-    #[serde(default = "function")]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[schema(value_type = Option<String>)]
     pub(crate) r#type: String,
     /// What is called.
     pub(crate) function: FunctionCall,
-}
-
-fn function() -> String {
-    "function".into()
 }
 
 /// A function and its arguments.
@@ -180,7 +181,8 @@ pub(crate) struct FunctionCall {
     /// The function.
     pub(crate) name: String,
     /// Text of a JSON object.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[schema(value_type = Option<String>)]
     pub(crate) arguments: String,
 }
 

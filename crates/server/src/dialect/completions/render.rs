@@ -4,7 +4,7 @@ use text::Delta;
 
 use super::wire::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::dialect::Ending;
-use crate::dialect::parts::{NO_LOGPROB, Usage, text_of};
+use crate::dialect::parts::{NO_LOGPROB, Usage, name_of, text_of};
 use crate::error::ApiError;
 use crate::generate::{Choice, LogProb, Output, fresh_id, now_s};
 use crate::stream::{Render, data};
@@ -22,17 +22,17 @@ pub(super) struct Echo {
 impl CompletionLogprobs {
     /// Appends a token; `first` has no log-probability.
     pub(super) fn push(&mut self, token: &LogProb, offset: &mut usize, first: bool) {
-        let text = text_of(&token.bytes);
+        let name = name_of(&token.bytes);
         let mut top: std::collections::BTreeMap<String, f32> =
-            token.top.iter().map(|t| (text_of(&t.bytes), t.logprob)).collect();
+            token.top.iter().map(|t| (name_of(&t.bytes), t.logprob)).collect();
         if let Some(logprob) = token.logprob {
-            top.insert(text.clone(), logprob);
+            top.insert(name.clone(), logprob);
         }
         self.token_logprobs.push(if first { None } else { Some(token.logprob.unwrap_or(NO_LOGPROB)) });
         self.top_logprobs.push((!first).then_some(top));
         self.text_offset.push(*offset);
-        *offset += text.chars().count();
-        self.tokens.push(text);
+        *offset += text_of(&token.bytes).chars().count();
+        self.tokens.push(name);
     }
 }
 

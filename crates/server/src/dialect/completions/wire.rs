@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::dialect::chat::StreamOptions;
-use crate::dialect::parts::{ResponseFormat, Texts, Usage};
+use crate::dialect::parts::{ResponseFormat, Texts, Usage, top_k};
 
 /// A text to be continued.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -44,8 +44,9 @@ pub(crate) struct CompletionRequest {
     /// Keeps the most probable tokens that hold this much probability.
     #[serde(default)]
     pub(crate) top_p: Option<f32>,
-    /// Keeps this many most probable tokens; 0 keeps all.
-    #[serde(default)]
+    /// Keeps this many most probable tokens; 0 or -1 keeps all.
+    #[serde(default, deserialize_with = "top_k")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub(crate) top_k: Option<usize>,
     /// Keeps tokens at least this probable beside the most probable one.
     #[serde(default)]
@@ -124,9 +125,9 @@ pub(crate) struct CompletionChoice {
 /// Log-probabilities of a completion's tokens.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct CompletionLogprobs {
-    /// Their texts.
+    /// Their texts; bytes that are no UTF-8 on their own as `bytes:\xe6`.
     pub(crate) tokens: Vec<String>,
-    /// None of the first token of a prompt.
+    /// None of the first token of a prompt. A token that ended the completion is among them, though not in its text.
     pub(crate) token_logprobs: Vec<Option<f32>>,
     /// The most probable tokens in each place, by text.
     pub(crate) top_logprobs: Vec<Option<BTreeMap<String, f32>>>,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::dialect::chat::ThinkingOptions;
-use crate::dialect::parts::TextOr;
+use crate::dialect::parts::{TextOr, null_is_default, top_k};
 
 /// A conversation to be answered.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -39,8 +39,9 @@ pub(crate) struct MessagesRequest {
     /// Keeps the most probable tokens that hold this much probability.
     #[serde(default)]
     pub(crate) top_p: Option<f32>,
-    /// Keeps this many most probable tokens; 0 keeps all.
-    #[serde(default)]
+    /// Keeps this many most probable tokens; 0 or -1 keeps all.
+    #[serde(default, deserialize_with = "top_k")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub(crate) top_k: Option<usize>,
     /// Texts before which the answer ends.
     #[serde(default)]
@@ -159,7 +160,8 @@ pub(crate) enum Block {
         /// The text.
         thinking: String,
         /// Nothing: what is served here needs no proof of its origin.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "null_is_default")]
+        #[schema(value_type = Option<String>)]
         signature: String,
     },
     /// Reasoning that another service hid; it is left out.

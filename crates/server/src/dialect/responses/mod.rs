@@ -1,6 +1,6 @@
 //! `/v1/responses`: OpenAI's newer form.
 //!
-//! Owns the route. See the folder's files for types, conversion, rendering and what is remembered.
+//! Owns the routes. See the folder's files for types, conversion, rendering and what is remembered.
 
 mod memory;
 mod render;
@@ -10,7 +10,7 @@ mod wire;
 pub(crate) use memory::Remembered;
 
 use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -19,9 +19,9 @@ use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, Errors};
 use crate::generate::{Generation, Output, fresh_id, now_s, start};
-use crate::stream::{Render, events, patient};
+use crate::stream::{Render, events, json, patient};
 use render::{Events, Keeping};
-use wire::{ResponseAnswer, ResponsesRequest};
+use wire::{Deleted, ResponseAnswer, ResponsesRequest};
 
 /// Answer a conversation.
 #[utoipa::path(
@@ -70,6 +70,46 @@ pub(crate) async fn create(
         true => Ok(events(generation, render, app.options.keep_alive)),
         false => patient(whole(generation, render), app.options.keep_alive).await,
     }
+}
+
+/// Give a stored response again.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The response's id")),
+    responses((status = 200, body = ResponseAnswer), Errors)
+)]
+pub(crate) async fn retrieve(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let answer = app.remembered.answer(&caller.0.owner, &id).ok_or_else(|| unknown(&id))?;
+    Ok(json(&*answer))
+}
+
+/// Forget a stored response.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The response's id")),
+    responses((status = 200, body = Deleted), Errors)
+)]
+pub(crate) async fn delete(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    match app.remembered.forget(&caller.0.owner, &id) {
+        true => Ok(json(&Deleted { id, object: "response", deleted: true })),
+        false => Err(unknown(&id)),
+    }
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no response {id:?}, or it was not stored, or long ago"))
 }
 
 /// The response before anything was said.

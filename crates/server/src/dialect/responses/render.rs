@@ -179,7 +179,8 @@ impl Events {
         if self.keeping.keeps {
             let mut messages = std::mem::take(&mut self.keeping.messages);
             messages.push(self.said.clone());
-            self.keeping.app.remembered.keep(&self.keeping.owner, &self.answer.id, messages);
+            let answer = serde_json::to_value(&self.answer).unwrap_or_default();
+            self.keeping.app.remembered.keep(&self.keeping.owner, &self.answer.id, messages, answer);
         }
     }
 }

@@ -5,7 +5,7 @@ use text::{GrammarSpec, Message, Role};
 
 use super::wire::{Input, Item, ResponseTool, ResponsesRequest, TextFormat};
 use crate::dialect::chat::ChatRole;
-use crate::dialect::parts::{call_value, tool_choice};
+use crate::dialect::parts::{FunctionSpec, call_value, tool_choice};
 use crate::error::ApiError;
 use crate::generate::{
     Conversation, Effort, GenerationRequest, Prompt, ReasoningWish, SamplingWish, ToolWish, fresh_id,
@@ -71,7 +71,14 @@ fn tools(list: &[ResponseTool]) -> Result<Vec<Value>, ApiError> {
             let problem = format!("expected function, which is all that is served here, found {:?}", tool.r#type);
             return Err(ApiError::field(format!("tools[{i}].type"), problem));
         }
-        out.push(json!({ "type": "function", "function": tool.function }));
+        let missing = || ApiError::field(format!("tools[{i}].name"), "expected a function's name, found none");
+        let function = FunctionSpec {
+            name: tool.name.clone().ok_or_else(missing)?,
+            description: tool.description.clone(),
+            parameters: tool.parameters.clone(),
+            strict: tool.strict,
+        };
+        out.push(json!({ "type": "function", "function": function }));
     }
     text::Tool::from_openai(&out).map_err(|error| ApiError::field("tools", error))?;
     Ok(out)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::dialect::chat::ChatRole;
-use crate::dialect::parts::{Content, FunctionSpec, TextOr};
+use crate::dialect::parts::{Content, TextOr};
 
 /// What is to be answered.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -113,9 +113,18 @@ pub(crate) struct ResponseTool {
     /// Always `function`.
     #[schema(example = "function")]
     pub(crate) r#type: String,
-    /// The function.
-    #[serde(flatten)]
-    pub(crate) function: FunctionSpec,
+    /// 1 to 64 of `a-z A-Z 0-9 _ - .`
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// When and how to call it.
+    #[serde(default)]
+    pub(crate) description: Option<String>,
+    /// JSON schema of its arguments.
+    #[serde(default)]
+    pub(crate) parameters: Option<Map<String, Value>>,
+    /// Calls must follow the schema to the letter; one that cannot be enforced is an error.
+    #[serde(default)]
+    pub(crate) strict: Option<bool>,
 }
 
 /// The form of an answer.
@@ -181,6 +190,16 @@ pub(crate) struct ResponseAnswer {
     pub(crate) reasoning: Value,
     pub(crate) usage: Option<ResponseUsage>,
     pub(crate) metadata: Map<String, Value>,
+}
+
+/// A response that was forgotten.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Deleted {
+    pub(crate) id: String,
+    /// Always `response`.
+    pub(crate) object: &'static str,
+    /// Always true.
+    pub(crate) deleted: bool,
 }
 
 /// What a request took.
