@@ -1,0 +1,96 @@
+// Where Markdown that is still being written can be cut: what stands before the last block will not change any more.
+//
+// Owns the cutting alone, so that an answer of any length costs per frame what its last block costs. Must not render.
+import type { Token, Tokens } from 'marked';
+import { markdown } from './syntax';
+
+export interface Block {
+  raw: string;
+  /** What it is, where that was found out already; else it is to be lexed. */
+  kind: 'markdown' | 'code' | 'plain';
+  token?: Token;
+}
+
+/** A block of this size is cut, whatever it is. */
+const BLOCK_CHARS = 16_000;
+/** A list of this size is cut between its items. */
+const LIST_CHARS = 2000;
+
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)(?:\n|$)/;
+
+/** The code of an open fence, if that is how a text begins and it does not end in it. */
+export function openFence(text: string): { language: string; code: string } | null {
+  const opening = FENCE.exec(text);
+  if (!opening || (opening[1]!.startsWith('`') && opening[2]!.includes('`'))) return null;
+  const mark = opening[1]!;
+  const closing = new RegExp(`\\n {0,3}${mark[0]!.repeat(mark.length)}${mark[0]!}*[ \\t]*(?:\\n|$)`);
+  const code = text.slice(opening[0].length);
+  if (closing.test(`\n${code}`)) return null;
+  return { language: opening[2]!.trim(), code };
+}
+
+/** Where a text that is too long for one block is cut: behind a line where there is one. */
+function cut(text: string): number {
+  const line = text.lastIndexOf('\n', BLOCK_CHARS);
+  let at = line > BLOCK_CHARS / 2 ? line + 1 : BLOCK_CHARS;
+  // Not between the halves of a character.
+  if ((text.charCodeAt(at - 1) & 0xfc00) === 0xd800) at += 1;
+  return at;
+}
+
+/** The blocks of `text`, and how much of it they take: all of it when it is `done`, else what will not change. */
+export function settle(text: string, done: boolean): { blocks: Block[]; taken: number } {
+  const blocks: Block[] = [];
+  let taken = 0;
+  while (taken < text.length) {
+    const rest = text.slice(taken);
+    const fence = openFence(rest);
+    if (fence) {
+      if (done) blocks.push({ raw: rest, kind: 'code' });
+      return { blocks, taken: done ? text.length : taken };
+    }
+    // The lexer sees a bounded text, so that nothing in it can take long.
+    const window = rest.length > 4 * BLOCK_CHARS ? rest.slice(0, 4 * BLOCK_CHARS) : rest;
+    const isWhole = window.length === rest.length;
+    const tokens = markdown.lexer(window);
+    let n = tokens.length;
+    if (!done || !isWhole) {
+      while (n > 0 && tokens[n - 1]!.type === 'space') n -= 1;
+      n -= 1;
+    }
+    let settled = 0;
+    for (const token of tokens.slice(0, Math.max(n, 0))) {
+      settled += token.raw.length;
+      push(blocks, token);
+    }
+    taken += settled;
+    if (done && isWhole) return { blocks, taken: text.length };
+    const last = tokens[n];
+    const items = last?.type === 'list' && last.raw.length > LIST_CHARS ? (last as Tokens.List).items : [];
+    if (items.length > 1) {
+      const raw = items.slice(0, -1).map((item) => item.raw).join('');
+      // Only where the items are the text itself, so that nothing is lost or doubled.
+      if (text.startsWith(raw, taken)) {
+        blocks.push({ raw, kind: 'markdown' });
+        taken += raw.length;
+        continue;
+      }
+    }
+    const left = text.length - taken;
+    if (left > BLOCK_CHARS && (settled === 0 || !isWhole) && !openFence(text.slice(taken))) {
+      const at = cut(text.slice(taken, taken + BLOCK_CHARS + 2));
+      blocks.push({ raw: text.slice(taken, taken + at), kind: 'plain' });
+      taken += at;
+      continue;
+    }
+    if (settled === 0 || isWhole) break;
+  }
+  return { blocks, taken };
+}
+
+function push(blocks: Block[], token: Token): void {
+  if (token.type === 'space') return;
+  if (token.type === 'code' && /^ {0,3}[`~]/.test(token.raw)) blocks.push({ raw: token.raw, kind: 'code', token });
+  else if (token.raw.length > BLOCK_CHARS) blocks.push({ raw: token.raw, kind: 'plain' });
+  else blocks.push({ raw: token.raw, kind: 'markdown', token });
+}
