@@ -1,7 +1,7 @@
 // Talking: sending, streaming, stopping, branching, reasoning, files, failures.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { answers, closeBrowser, done, field, lastAnswer, open, PATIENCE_MS, say, says, Scripted } from './helpers.mjs';
+import { answers, closeBrowser, done, field, lastAnswer, open, say, says, Scripted } from './helpers.mjs';
 
 let server;
 before(async () => (server = await Scripted.start({ SCRIPTED_STEP_US: '5000' })));
@@ -259,5 +259,4 @@ test('keys of the keyboard do what the list says', async (t) => {
   await says(lastAnswer(page), /\b2 3\b/);
   await page.keyboard.press('Escape');
   await says(lastAnswer(page), /Stopped/);
-  await page.waitForTimeout(0);
 });

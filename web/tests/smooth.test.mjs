@@ -43,22 +43,20 @@ function answer(n_tokens) {
   return text.slice(0, n_tokens * 4);
 }
 
-async function* hundredPerSecond(text, n_quick) {
+/** The first tokens as fast as they can be sent, the others at 100 per second. */
+async function* paced(text, n_quick) {
+  const piece = (n) => ({ content: text.slice(4 * n, 4 * n + 4) });
+  for (let n = 0; n < n_quick; n += 1) {
+    yield piece(n);
+    if (n % 100 === 0) yield 10;
+  }
   const begun = Date.now();
-  for (let at = 0, n = 0; at < text.length; at += 4, n += 1) {
-    yield { content: text.slice(at, at + 4) };
-    if (n < n_quick) {
-      if (n % 100 === 0) yield 20;
-    } else {
-      if (n === n_quick) yield { content: '' };
-      const due = 10 * (n - n_quick);
-      const early = due - (Date.now() - begun - quickMs);
-      if (n === n_quick) quickMs = Date.now() - begun;
-      else if (early > 0) yield early;
-    }
+  for (let n = n_quick; 4 * n < text.length; n += 1) {
+    yield piece(n);
+    const early = 10 * (n - n_quick) - (Date.now() - begun);
+    if (early > 0) yield early;
   }
 }
-let quickMs = 0;
 
 async function measure(page) {
   await page.evaluate(() => {
@@ -113,7 +111,7 @@ test('2,000 messages and an answer of 20,000 tokens stay smooth, and memory boun
 
   const text = answer(N_TOKENS);
   const n_quick = IS_FULL ? 0 : N_TOKENS - 1500;
-  model.answer = () => hundredPerSecond(text, n_quick);
+  model.answer = () => paced(text, n_quick);
   await say(page, 'a long answer, please', { wait: false });
   await page.waitForFunction((n) => document.querySelector('article.live .answer')?.textContent.length > n, n_quick * 2.4, { timeout: PATIENCE_MS });
   await measure(page);

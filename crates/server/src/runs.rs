@@ -131,32 +131,62 @@ fn is_there(pid: u32) -> bool {
     FilePath::new("/proc").join(pid.to_string()).exists()
 }
 
-/// A run with the curves of its log. Every k-th step is kept; k doubles when there are too many.
+/// What is evaluated now and then.
+const HELD_OUT: &str = "held_out";
+
+/// A run with the curves of its log. What is evaluated is thinned out apart, since it is in few of the lines.
 fn curves(run: RunSummary, log: &FilePath) -> RunCurves {
-    let mut kept: Vec<(u64, Value)> = Vec::new();
-    let (mut stride, mut n_lines, mut last) = (1, 0u64, None);
-    for (step, line) in lines(log) {
-        if n_lines % stride == 0 {
-            kept.push((step, line.clone()));
+    let (mut steps, mut evaluated) = (Thinned::default(), Thinned::default());
+    let mut last = None;
+    for (step, mut line) in lines(log) {
+        last = Some((step, line.clone()));
+        if let Some(held_out) = line.as_object_mut().and_then(|line| line.shift_remove(HELD_OUT)) {
+            evaluated.add(step, held_out);
         }
-        n_lines += 1;
-        last = Some((step, line));
-        if kept.len() > 2 * N_POINTS {
+        steps.add(step, line);
+    }
+    let mut curves = Map::new();
+    steps.all().for_each(|(step, line)| numbers(&mut curves, *step, "", line));
+    evaluated.all().for_each(|(step, held_out)| numbers(&mut curves, *step, HELD_OUT, held_out));
+    RunCurves { run, n_steps: last.as_ref().map_or(0, |(step, _)| *step), last: last.map(|(_, line)| line), curves }
+}
+
+/// Every k-th of what was added, and the last; k doubles when there are too many.
+struct Thinned {
+    kept: Vec<(u64, Value)>,
+    last: Option<(u64, Value)>,
+    stride: u64,
+    n: u64,
+}
+
+impl Default for Thinned {
+    fn default() -> Self {
+        Self { kept: Vec::new(), last: None, stride: 1, n: 0 }
+    }
+}
+
+impl Thinned {
+    fn add(&mut self, step: u64, value: Value) {
+        self.last = None;
+        match self.n.is_multiple_of(self.stride) {
+            true => self.kept.push((step, value)),
+            // The newest one is wanted, wherever it falls.
+            false => self.last = Some((step, value)),
+        }
+        self.n += 1;
+        if self.kept.len() > 2 * N_POINTS {
             let mut place = 0;
-            kept.retain(|_| {
+            self.kept.retain(|_| {
                 place += 1;
                 place % 2 == 1
             });
-            stride *= 2;
+            self.stride *= 2;
         }
     }
-    // The newest step is wanted, wherever it falls. What is evaluated now and then is lost where steps are left out.
-    kept.extend(last.clone().filter(|(step, _)| kept.last().is_none_or(|(known, _)| known != step)));
-    let mut curves = Map::new();
-    for (step, line) in &kept {
-        numbers(&mut curves, *step, "", line);
+
+    fn all(&self) -> impl Iterator<Item = &(u64, Value)> {
+        self.kept.iter().chain(&self.last)
     }
-    RunCurves { run, n_steps: last.as_ref().map_or(0, |(step, _)| *step), last: last.map(|(_, line)| line), curves }
 }
 
 /// The lines of a log that are records, with their steps.
@@ -217,6 +247,7 @@ mod tests {
         let mut log: String = (1..=n_steps)
             .map(|step| format!("{{\"step\":{step},\"loss\":{},\"expert_load\":{{\"max_over_mean\":2}}}}\n", 1.0 / step as f64))
             .collect();
+        log = log.replace("{\"step\":5000,", "{\"step\":5000,\"held_out\":{\"web\":2.5},");
         log.push_str("{\"step\":5001,\"lo");
         std::fs::write(output.join("log.jsonl"), log).unwrap();
         let runs = all(&files);
@@ -228,6 +259,7 @@ mod tests {
         assert_eq!(curves.n_steps, n_steps);
         let loss = curves.curves["loss"].as_array().unwrap();
         assert!((N_POINTS / 2..=2 * N_POINTS + 1).contains(&loss.len()), "{}", loss.len());
+        assert_eq!(curves.curves["held_out.web"], serde_json::json!([[n_steps, 2.5]]));
         assert_eq!((&loss[0][0], &loss[loss.len() - 1][0]), (&Value::from(1), &Value::from(n_steps)));
         assert!(curves.curves.contains_key("expert_load.max_over_mean") && !curves.curves.contains_key("step"));
         assert!(all(&folder.path().join("nowhere")).is_empty());

@@ -1,7 +1,7 @@
 // Where Markdown that is still being written can be cut: what stands before the last block will not change any more.
 //
 // Owns the cutting alone, so that an answer of any length costs per frame what its last block costs. Must not render.
-import type { Token, Tokens } from 'marked';
+import { Lexer, type Token, type Tokens } from 'marked';
 import { markdown } from './syntax';
 
 export interface Block {
@@ -11,8 +11,13 @@ export interface Block {
   token?: Token;
 }
 
-/** A block of this size is cut, whatever it is. */
-const BLOCK_CHARS = 16_000;
+/** A block of this size is cut; one that holds other blocks at a larger one. */
+const BLOCK_CHARS = 8000;
+const NESTED_CHARS = 30_000;
+const WINDOW_CHARS = 32_000;
+/** From this size on, a block that is mostly marks is no Markdown but an attempt to keep its reader busy. */
+const MARKS_CHARS = 1500;
+const MARKS = /[[\]()*_`$~<>!|\\]/g;
 /** A list of this size is cut between its items. */
 const LIST_CHARS = 2000;
 
@@ -49,10 +54,10 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
       if (done) blocks.push({ raw: rest, kind: 'code' });
       return { blocks, taken: done ? text.length : taken };
     }
-    // The lexer sees a bounded text, so that nothing in it can take long.
-    const window = rest.length > 4 * BLOCK_CHARS ? rest.slice(0, 4 * BLOCK_CHARS) : rest;
+    // The lexer sees a bounded text, so that nothing in it can take long, and looks for blocks alone.
+    const window = rest.slice(0, WINDOW_CHARS);
     const isWhole = window.length === rest.length;
-    const tokens = markdown.lexer(window);
+    const tokens = new Lexer(markdown.defaults).blockTokens(window, []);
     let n = tokens.length;
     if (!done || !isWhole) {
       while (n > 0 && tokens[n - 1]!.type === 'space') n -= 1;
@@ -60,10 +65,13 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
     }
     let settled = 0;
     for (const token of tokens.slice(0, Math.max(n, 0))) {
+      // A token that is not the text itself says nothing about where to cut.
+      if (!window.startsWith(token.raw, settled)) break;
       settled += token.raw.length;
       push(blocks, token);
     }
     taken += settled;
+    if (done && isWhole && taken < text.length) blocks.push({ raw: text.slice(taken), kind: 'markdown' });
     if (done && isWhole) return { blocks, taken: text.length };
     const last = tokens[n];
     const items = last?.type === 'list' && last.raw.length > LIST_CHARS ? (last as Tokens.List).items : [];
@@ -77,7 +85,7 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
       }
     }
     const left = text.length - taken;
-    if (left > BLOCK_CHARS && (settled === 0 || !isWhole) && !openFence(text.slice(taken))) {
+    if (settled === 0 && left > largest(last)) {
       const at = cut(text.slice(taken, taken + BLOCK_CHARS + 2));
       blocks.push({ raw: text.slice(taken, taken + at), kind: 'plain' });
       taken += at;
@@ -88,9 +96,19 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
   return { blocks, taken };
 }
 
+/** Whether a text is mostly marks. */
+export function isNoise(text: string): boolean {
+  return text.length > MARKS_CHARS && (text.match(MARKS)?.length ?? 0) > text.length / 4 && !/\|[^\n]*\n *\|/.test(text);
+}
+
+/** How large a block may be. */
+function largest(token: Token | undefined): number {
+  return token && ['table', 'list', 'blockquote'].includes(token.type) ? NESTED_CHARS : BLOCK_CHARS;
+}
+
 function push(blocks: Block[], token: Token): void {
   if (token.type === 'space') return;
   if (token.type === 'code' && /^ {0,3}[`~]/.test(token.raw)) blocks.push({ raw: token.raw, kind: 'code', token });
-  else if (token.raw.length > BLOCK_CHARS) blocks.push({ raw: token.raw, kind: 'plain' });
+  else if (token.raw.length > largest(token) || isNoise(token.raw)) blocks.push({ raw: token.raw, kind: 'plain' });
   else blocks.push({ raw: token.raw, kind: 'markdown', token });
 }

@@ -1,5 +1,5 @@
 // Code: highlighting, loaded when the first block comes, and the button that copies it.
-import { showText, visible } from './text';
+import { append, PIECE_CHARS, visible } from './text';
 
 export interface Labels {
   copy: string;
@@ -29,6 +29,7 @@ export class CodeBlock {
   #pre = document.createElement('pre');
   #code = document.createElement('code');
   #text = '';
+  #wraps = false;
 
   constructor(
     readonly language: string,
@@ -60,27 +61,28 @@ export class CodeBlock {
 
   /** More of the code: what is there stays, so that a long block costs per frame what is new of it. */
   write(text: string): void {
-    const known = this.#text;
-    this.#text = text;
-    const first = this.#code.firstChild;
-    if (text.startsWith(known) && first instanceof Text && this.#code.childNodes.length === 1) {
-      first.appendData(visible(text.slice(known.length)));
-    } else {
-      this.#code.textContent = visible(text);
+    if (!text.startsWith(this.#text)) {
+      this.#code.replaceChildren();
+      this.#text = '';
     }
+    append(this.#code, text.slice(this.#text.length), this.#text.length, this.labels.showAll);
+    this.#text = text;
+    if (!this.#wraps && text.length > PIECE_CHARS && longestLine(text.slice(-PIECE_CHARS)) > LINE_CHARS) this.#wrap();
+  }
+
+  #wrap(): void {
+    this.#wraps = true;
+    this.#pre.classList.add('wraps');
   }
 
   close(text: string): void {
+    // A last line's end belongs to the fence.
+    if (this.#text !== `${text}\n`) this.write(text);
     this.#text = text;
-    const isLong = text.length > HIGHLIGHT_CHARS || longestLine(text) > LINE_CHARS;
-    if (isLong) {
-      if (longestLine(text) > LINE_CHARS) this.#pre.classList.add('wraps');
-      showText(this.#code, text, this.labels.showAll);
-      return;
-    }
-    if (this.#code.textContent !== visible(text)) this.#code.textContent = visible(text);
+    const isWide = longestLine(text) > LINE_CHARS;
+    if (isWide) this.#wrap();
     const { language } = this;
-    if (language) void load().then((highlight) => highlight(this.#code, language, visible(text)), () => {});
+    if (language && !isWide && text.length <= HIGHLIGHT_CHARS) void load().then((highlight) => highlight(this.#code, language, visible(text)), () => {});
   }
 }
 

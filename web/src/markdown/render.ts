@@ -3,7 +3,7 @@
 // Owns the elements below one root: blocks that are settled are built once, the last one again when it has grown. Work is
 // done in slices, so that no answer, however long or odd, holds up a frame. Nothing of the text is trusted.
 import remend from 'remend';
-import { openFence, settle, type Block } from './blocks';
+import { isNoise, openFence, settle, type Block } from './blocks';
 import { CodeBlock, type Labels } from './code';
 import * as formulas from './formulas';
 import { purify } from './purify';
@@ -32,9 +32,11 @@ export class Rendered {
   ) {}
 
   /** Shows a text, mostly one that the last one was the beginning of. */
-  show(text: string, done: boolean): void {
-    if (!text.startsWith(this.#text)) this.#clear();
+  show(given: string, done: boolean): void {
+    const text = given.includes('\r') ? given.replace(/\r\n?/g, '\n') : given;
     if (text === this.#text && done === this.#done) return;
+    // What was closed is built anew: its last block may go on.
+    if (this.#done || !text.startsWith(this.#text)) this.#clear();
     this.#text = text;
     this.#done = done;
     this.#work();
@@ -101,11 +103,7 @@ export class Rendered {
         return;
       }
     } else if (block.kind === 'plain') {
-      element = document.createElement('div');
-      const text = document.createElement('p');
-      text.className = 'plain';
-      element.append(text);
-      showText(text, block.raw, this.labels.showAll);
+      element = plain(block.raw, this.labels);
     } else {
       element = this.#elements(block.raw);
     }
@@ -130,7 +128,7 @@ export class Rendered {
       this.#openCode.write(fence.code);
       return;
     }
-    const element = text.trim() ? this.#elements(remend(text)) : null;
+    const element = text.trim() ? (isNoise(text) ? plain(text, this.labels) : this.#elements(remend(text))) : null;
     this.#close();
     this.#open = element;
     if (element) this.root.append(element);
@@ -164,4 +162,14 @@ export class Rendered {
     formulas.set(element);
     return element;
   }
+}
+
+/** A text as it is written. */
+function plain(text: string, labels: Labels): HTMLElement {
+  const element = document.createElement('div');
+  const paragraph = document.createElement('p');
+  paragraph.className = 'plain';
+  element.append(paragraph);
+  showText(paragraph, text, labels.showAll);
+  return element;
 }

@@ -38,7 +38,11 @@ export const markdown = new Marked({
     {
       name: 'formula_block',
       level: 'block',
-      start: (src) => /\$\$|\\\[/.exec(src)?.index,
+      start(src) {
+        // At the beginning of a line alone.
+        const found = /\n {0,3}(?:\$\$|\\\[)/.exec(src);
+        return found ? found.index + 1 : undefined;
+      },
       tokenizer(src) {
         const found = BLOCK.exec(src.slice(0, FORMULA_CHARS + 16));
         return found ? { type: 'formula_block', raw: found[0], tex: found[1] ?? found[2] ?? '' } : undefined;

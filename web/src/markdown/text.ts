@@ -21,23 +21,66 @@ export function makeVisible(root: Node): void {
 /** Longer texts are shown in part until somebody asks for the rest. */
 export const SHOWN_CHARS = 20_000;
 
+/** Text grows in pieces of this size, so that only the last one is laid out again. */
+export const PIECE_CHARS = 4000;
+/** So much of a growing text is shown. */
+const GROWING_CHARS = 200_000;
+
+/** What is behind buttons. */
+const held = new WeakMap<Element, string>();
+
+/** Adds to a text that grows, of which `n_before` characters are there. */
+export function append(element: HTMLElement, text: string, n_before: number, label: (n: number) => string): void {
+  let last = element.lastElementChild;
+  const n = n_before + text.length;
+  if (last?.tagName === 'BUTTON') {
+    last.textContent = label(n);
+    held.set(last, (held.get(last) ?? '') + text);
+    return;
+  }
+  for (let at = 0; at < text.length; ) {
+    if (n_before + at >= GROWING_CHARS) {
+      element.append(button(text.slice(at), label(n)));
+      return;
+    }
+    const known = last?.textContent ?? '';
+    // Each piece is a block of its own, so it begins a line, unless lines are endless.
+    if (!last || known.length >= 4 * PIECE_CHARS || (known.length >= PIECE_CHARS && known.endsWith('\n'))) {
+      last = piece('');
+      element.append(last);
+      continue;
+    }
+    const line = text.indexOf('\n', at + Math.max(0, PIECE_CHARS - known.length));
+    const end = Math.min(line < 0 ? text.length : line + 1, at + 4 * PIECE_CHARS - known.length);
+    (last.firstChild as Text).appendData(visible(text.slice(at, end)));
+    at = end;
+  }
+}
+
+function piece(text: string): HTMLElement {
+  const made = document.createElement('span');
+  made.className = 'piece';
+  made.append(visible(text));
+  return made;
+}
+
+/** A button that gives way to the rest of a text, in pieces that are laid out when they come into view. */
+function button(rest: string, label: string): HTMLElement {
+  const made = document.createElement('button');
+  made.type = 'button';
+  made.className = 'show-all';
+  made.textContent = label;
+  held.set(made, rest);
+  made.addEventListener('click', () => {
+    const text = held.get(made) ?? '';
+    for (let at = 0; at < text.length; at += SHOWN_CHARS) made.before(piece(text.slice(at, at + SHOWN_CHARS)));
+    made.remove();
+  });
+  return made;
+}
+
 /** Puts a text into an element, its beginning only where it is very long, with a button for the rest. */
 export function showText(element: HTMLElement, text: string, label: (n: number) => string): void {
   element.textContent = visible(text.slice(0, SHOWN_CHARS));
-  if (text.length <= SHOWN_CHARS) return;
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.className = 'show-all';
-  button.textContent = label(text.length);
-  button.addEventListener('click', () => {
-    button.remove();
-    // In pieces, each laid out when it comes into view.
-    for (let at = SHOWN_CHARS; at < text.length; at += SHOWN_CHARS) {
-      const piece = document.createElement('span');
-      piece.className = 'piece';
-      piece.textContent = visible(text.slice(at, at + SHOWN_CHARS));
-      element.append(piece);
-    }
-  });
-  element.after(button);
+  if (text.length > SHOWN_CHARS) element.append(button(text.slice(SHOWN_CHARS), label(text.length)));
 }

@@ -15,6 +15,7 @@ use train::run::{Observer, Plan, Run};
 
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, grouped, memory};
+use crate::runs;
 use crate::source::Source;
 
 /// Train a model as a recipe says: from nothing or from one that is there, stage by stage.
@@ -67,6 +68,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     if run.n_done() > 0 {
         shown.warn(&format!("going on from step {}", run.n_done()));
+    }
+    // A page that does not know of the run is no reason not to train.
+    if let Ok(folder) = runs::folder()
+        && let Err(error) = runs::announce(&folder, &recipe.output, &args.recipe)
+    {
+        shown.warn(&format!("{}: this run will not be seen on the page: {error}", folder.display()));
     }
     let bar = crate::progress::progress_bar(n_steps);
     bar.set_position(run.n_done());

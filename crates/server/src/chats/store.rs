@@ -67,8 +67,8 @@ ALTER TABLE conversations ADD COLUMN current INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE conversations ADD COLUMN settings TEXT;
 ALTER TABLE messages ADD COLUMN parent INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE messages ADD COLUMN meta TEXT;
-UPDATE messages SET parent = coalesce((SELECT max(before.id) FROM messages before
-    WHERE before.conversation = messages.conversation AND before.id < messages.id), 0);
+UPDATE messages SET parent = coalesce((SELECT max(prior.id) FROM messages prior
+    WHERE prior.conversation = messages.conversation AND prior.id < messages.id), 0);
 UPDATE conversations SET current = coalesce((SELECT max(id) FROM messages WHERE conversation = conversations.id), 0);
 CREATE INDEX messages_by_parent ON messages (parent);
 CREATE TRIGGER messages_changed AFTER UPDATE OF content, reasoning ON messages BEGIN
