@@ -216,10 +216,10 @@ test('a key is asked for where the server wants one', async (t) => {
   const own = await Scripted.start({ SCRIPTED_KEY: 'secret-of-whales' });
   t.after(() => own.end());
   const page = await open(t, own.url, { allowed: [/401/] });
-  await page.getByLabel('API key', { exact: true }).fill('wrong-secret');
+  await page.locator('input[type=password]').fill('wrong-secret');
   await button(page, 'Use this key').click();
   await says(page.locator('dialog'), 'This key is not known here');
-  await page.getByLabel('API key', { exact: true }).fill('secret-of-whales');
+  await page.locator('input[type=password]').fill('secret-of-whales');
   await button(page, 'Use this key').click();
   await page.locator('dialog').waitFor({ state: 'detached' });
   await say(page, 'hello');

@@ -142,6 +142,19 @@ test('KaTeX bombs', async (t) => {
   });
 });
 
+test('nesting without end', async (t) => {
+  const lists = Array.from({ length: 300 }, (_, i) => `${'  '.repeat(i)}- x`).join('\n');
+  const text = `${'> '.repeat(3000)}deep\n\n${lists}\n\n${'[a]('.repeat(2000)}\n\n${'**a *b '.repeat(1500)}\n\n${'$'.repeat(6000)}\n\n${'<b>'.repeat(3000)}\n\nThe end`;
+  await read(t, text, async (answer) => {
+    await says(answer, 'The end');
+    const depth = await answer.evaluate((root) => {
+      const below = (element) => 1 + Math.max(0, ...[...element.children].map(below));
+      return below(root);
+    });
+    assert.ok(depth < 250, `${depth}`);
+  });
+});
+
 test('names of files and titles are text too', async (t) => {
   const page = await open(t, server.url);
   const name = '<img src=x onerror=window.pwned=1>.txt';

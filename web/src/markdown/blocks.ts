@@ -6,9 +6,7 @@ import { markdown } from './syntax';
 
 export interface Block {
   raw: string;
-  /** What it is, where that was found out already; else it is to be lexed. */
   kind: 'markdown' | 'code' | 'plain';
-  token?: Token;
 }
 
 /** A block of this size is cut; one that holds other blocks at a larger one. */
@@ -23,15 +21,26 @@ const LIST_CHARS = 2000;
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n]*)(?:\n|$)/;
 
-/** The code of an open fence, if that is how a text begins and it does not end in it. */
-export function openFence(text: string): { language: string; code: string } | null {
+interface Fenced {
+  language: string;
+  code: string;
+  /** The whole of it, with its marks. */
+  raw: string;
+  isClosed: boolean;
+}
+
+/** The code that a text begins with, if it begins with a fence. Found without the lexer, since code may be of any length. */
+export function fenced(text: string): Fenced | null {
   const opening = FENCE.exec(text);
   if (!opening || (opening[1]!.startsWith('`') && opening[2]!.includes('`'))) return null;
   const mark = opening[1]!;
-  const closing = new RegExp(`\\n {0,3}${mark[0]!.repeat(mark.length)}${mark[0]!}*[ \\t]*(?:\\n|$)`);
-  const code = text.slice(opening[0].length);
-  if (closing.test(`\n${code}`)) return null;
-  return { language: opening[2]!.trim(), code };
+  const closing = new RegExp(`^ {0,3}${mark[0]!.repeat(mark.length)}${mark[0]!}*[ \\t]*(?:\\n|$)`, 'm');
+  const rest = text.slice(opening[0].length);
+  const end = closing.exec(rest);
+  const language = opening[2]!.trim();
+  if (!end) return { language, code: rest, raw: text, isClosed: false };
+  const raw = text.slice(0, opening[0].length + end.index + end[0].length);
+  return { language, code: rest.slice(0, end.index), raw, isClosed: true };
 }
 
 /** Where a text that is too long for one block is cut: behind a line where there is one. */
@@ -49,15 +58,19 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
   let taken = 0;
   while (taken < text.length) {
     const rest = text.slice(taken);
-    const fence = openFence(rest);
+    const fence = fenced(rest);
     if (fence) {
-      if (done) blocks.push({ raw: rest, kind: 'code' });
-      return { blocks, taken: done ? text.length : taken };
+      // A mark at the very end of what there is may be followed by more.
+      const isSettled = done || (fence.isClosed && fence.raw.length < rest.length);
+      if (!isSettled) return { blocks, taken };
+      blocks.push({ raw: fence.raw, kind: 'code' });
+      taken += fence.raw.length;
+      continue;
     }
     // The lexer sees a bounded text, so that nothing in it can take long, and looks for blocks alone.
     const window = rest.slice(0, WINDOW_CHARS);
     const isWhole = window.length === rest.length;
-    const tokens = new Lexer(markdown.defaults).blockTokens(window, []);
+    const tokens = lex(window);
     let n = tokens.length;
     if (!done || !isWhole) {
       while (n > 0 && tokens[n - 1]!.type === 'space') n -= 1;
@@ -71,7 +84,7 @@ export function settle(text: string, done: boolean): { blocks: Block[]; taken: n
       push(blocks, token);
     }
     taken += settled;
-    if (done && isWhole && taken < text.length) blocks.push({ raw: text.slice(taken), kind: 'markdown' });
+    if (done && isWhole && taken < text.length) blocks.push({ raw: text.slice(taken), kind: 'plain' });
     if (done && isWhole) return { blocks, taken: text.length };
     const last = tokens[n];
     const items = last?.type === 'list' && last.raw.length > LIST_CHARS ? (last as Tokens.List).items : [];
@@ -101,6 +114,15 @@ export function isNoise(text: string): boolean {
   return text.length > MARKS_CHARS && (text.match(MARKS)?.length ?? 0) > text.length / 4 && !/\|[^\n]*\n *\|/.test(text);
 }
 
+/** The blocks that a text consists of; none where it is nested deeper than the lexer can follow. */
+function lex(text: string): Token[] {
+  try {
+    return new Lexer(markdown.defaults).blockTokens(text, []);
+  } catch {
+    return [];
+  }
+}
+
 /** How large a block may be. */
 function largest(token: Token | undefined): number {
   return token && ['table', 'list', 'blockquote'].includes(token.type) ? NESTED_CHARS : BLOCK_CHARS;
@@ -108,7 +130,7 @@ function largest(token: Token | undefined): number {
 
 function push(blocks: Block[], token: Token): void {
   if (token.type === 'space') return;
-  if (token.type === 'code' && /^ {0,3}[`~]/.test(token.raw)) blocks.push({ raw: token.raw, kind: 'code', token });
+  if (fenced(token.raw)) blocks.push({ raw: token.raw, kind: 'code' });
   else if (token.raw.length > largest(token) || isNoise(token.raw)) blocks.push({ raw: token.raw, kind: 'plain' });
-  else blocks.push({ raw: token.raw, kind: 'markdown', token });
+  else blocks.push({ raw: token.raw, kind: 'markdown' });
 }

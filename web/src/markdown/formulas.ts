@@ -3,6 +3,7 @@
 // Must not touch anything but the elements that it is given. KaTeX builds elements itself, so no HTML is parsed here.
 import type { KatexOptions } from 'katex';
 import { FORMULA_CHARS } from './syntax';
+import { isDeep } from './text';
 
 /** Time that formulas may take of a frame. */
 const SLICE_MS = 8;
@@ -12,7 +13,8 @@ const ANSWER_MS = 2000;
 const N_KNOWN = 300;
 
 const OPTIONS: KatexOptions = {
-  throwOnError: false,
+  // Its own way to show what is wrong sets a style that the page's policy forbids.
+  throwOnError: true,
   trust: false,
   strict: 'ignore',
   maxSize: 20,
@@ -80,11 +82,13 @@ function one({ element, tex, display }: Wanted): void {
   try {
     const bounds = DEFINES.test(tex) ? { maxExpand: tex.length > 500 ? 0 : 50 } : {};
     katex.render(tex, made, { ...OPTIONS, ...bounds, displayMode: display });
+    if (isDeep(made)) return;
     element.replaceChildren(made);
     if (known.size >= N_KNOWN) known.delete(known.keys().next().value!);
     known.set(name(tex, display), made.cloneNode(true) as HTMLElement);
   } catch {
-    // Deeper than the stack, for instance: it stays as it is written.
+    // Wrong, or deeper than the stack: it stays as it is written.
+    element.classList.add('wrong');
   }
   spent.set(answer, (spent.get(answer) ?? 0) + performance.now() - begun);
 }

@@ -13,6 +13,8 @@ export function purify(html: string): DocumentFragment {
     ALLOWED_TAGS: ELEMENTS,
     ALLOWED_ATTR: ['href', 'title', 'class', 'start', 'align', 'data-display'],
     ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
+    // Their values are no addresses.
+    ADD_URI_SAFE_ATTR: ['align', 'start', 'data-display'],
     ALLOW_ARIA_ATTR: false,
     ALLOW_DATA_ATTR: false,
     RETURN_DOM_FRAGMENT: true,

@@ -3,12 +3,12 @@
 // Owns the elements below one root: blocks that are settled are built once, the last one again when it has grown. Work is
 // done in slices, so that no answer, however long or odd, holds up a frame. Nothing of the text is trusted.
 import remend from 'remend';
-import { isNoise, openFence, settle, type Block } from './blocks';
+import { fenced, isNoise, settle, type Block } from './blocks';
 import { CodeBlock, type Labels } from './code';
 import * as formulas from './formulas';
 import { purify } from './purify';
 import { markdown } from './syntax';
-import { hasReordering, makeVisible, showText } from './text';
+import { hasReordering, isDeep, makeVisible, showText } from './text';
 
 /** Time of a frame that building may take. */
 const SLICE_MS = 10;
@@ -91,8 +91,7 @@ export class Rendered {
   #build(block: Block): void {
     let element: HTMLElement;
     if (block.kind === 'code') {
-      const code = block.token && 'text' in block.token ? String(block.token.text) : openFence(block.raw)?.code ?? block.raw;
-      const language = (block.token && 'lang' in block.token ? block.token.lang : openFence(block.raw)?.language) ?? '';
+      const { code, language } = fenced(block.raw) ?? { code: block.raw, language: '' };
       const isOpenOne = this.#openCode && this.#openCode.language === language;
       const made = isOpenOne ? this.#openCode! : new CodeBlock(language, this.labels);
       made.close(code.replace(/\n$/, ''));
@@ -117,7 +116,7 @@ export class Rendered {
   #grow(text: string): void {
     if (text === this.#shown) return;
     this.#shown = text;
-    const fence = openFence(text);
+    const fence = fenced(text);
     if (fence) {
       if (this.#openCode?.language !== fence.language) {
         this.#close();
@@ -136,8 +135,13 @@ export class Rendered {
 
   #elements(raw: string): HTMLElement {
     const element = document.createElement('div');
-    // A link that was left open, or a list that was cut, is no reason to fail.
-    element.append(purify(markdown.parse(raw, { async: false })));
+    try {
+      element.append(purify(markdown.parse(raw, { async: false })));
+    } catch {
+      // Nested deeper than the parser can follow.
+      return plain(raw, this.labels);
+    }
+    if (isDeep(element)) return plain(raw, this.labels);
     if (hasReordering(raw)) makeVisible(element);
     for (const pre of element.querySelectorAll('pre')) {
       const code = pre.textContent ?? '';

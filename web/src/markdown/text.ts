@@ -21,6 +21,32 @@ export function makeVisible(root: Node): void {
 /** Longer texts are shown in part until somebody asks for the rest. */
 export const SHOWN_CHARS = 20_000;
 
+/** Elements nested deeper than this make browsers fail. */
+const DEPTH_MAX = 200;
+const ELEMENTS_MAX = 30_000;
+
+/** Whether there is more below an element than a browser can be trusted with. */
+export function isDeep(root: Element): boolean {
+  let depth = 0;
+  let n = 0;
+  for (let at: Element | null = root; at; ) {
+    n += 1;
+    if (depth > DEPTH_MAX || n > ELEMENTS_MAX) return true;
+    if (at.firstElementChild) {
+      at = at.firstElementChild;
+      depth += 1;
+      continue;
+    }
+    while (at && at !== root && !at.nextElementSibling) {
+      at = at.parentElement;
+      depth -= 1;
+    }
+    if (!at || at === root) break;
+    at = at.nextElementSibling;
+  }
+  return false;
+}
+
 /** Text grows in pieces of this size, so that only the last one is laid out again. */
 export const PIECE_CHARS = 4000;
 /** So much of a growing text is shown. */
