@@ -11,6 +11,7 @@ mod failure;
 mod folders;
 mod memory;
 mod progress;
+mod runs;
 mod source;
 mod tiny;
 

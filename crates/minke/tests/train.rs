@@ -68,7 +68,7 @@ grpo = { prompts = 4, group_size = 3, max_tokens = 12, updates = 2, kl = 0.01, t
 
 fn minke(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minke"));
-    command.args(["train", "recipe.toml"]).current_dir(folder);
+    command.args(["train", "recipe.toml"]).current_dir(folder).env("XDG_DATA_HOME", folder.join("data"));
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -121,6 +121,10 @@ fn a_run_that_is_killed_at_twenty_moments_ends_as_an_undisturbed_one() {
     }
     assert_eq!(record(broken.path()), record(whole.path()));
     assert_eq!(record(whole.path()).len(), 42);
+    // However often it began, the page is told of one run.
+    let told: Vec<_> = fs::read_dir(broken.path().join("data/minke/runs")).unwrap().collect();
+    let run: Value = serde_json::from_slice(&fs::read(told[0].as_ref().unwrap().path()).unwrap()).unwrap();
+    assert_eq!((told.len(), run["output"].as_str()), (1, broken.path().join("out").to_str()));
     assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
 }
 

@@ -8,13 +8,16 @@ use std::sync::{Arc, OnceLock};
 use engine::Handle;
 use tokio::sync::Semaphore;
 
+use crate::activity::Activity;
 use crate::auth::Keys;
 use crate::chats::Chats;
 use crate::dialect::responses::Remembered;
 use crate::error::ApiError;
+use crate::machine::History;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::options::Options;
+use crate::page::Compressed;
 
 /// A running server; clones share it.
 pub(crate) type App = Arc<Shared>;
@@ -27,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) metrics: Metrics,
     pub(crate) chats: Option<Chats>,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) history: History,
+    pub(crate) compressed: Compressed,
     pub(crate) remembered: Remembered,
     /// The description of all routes, as JSON.
     pub(crate) openapi: OnceLock<String>,
@@ -46,6 +52,9 @@ impl Shared {
             keys: Keys::new(&options),
             metrics: Metrics::default(),
             chats,
+            activity: Arc::default(),
+            history: History::default(),
+            compressed: Compressed::default(),
             remembered: Remembered::default(),
             openapi: OnceLock::new(),
             places: Arc::new(Semaphore::new(options.n_requests)),

@@ -4,6 +4,7 @@
 //! `engine`, of which only its [`engine::Handle`] is known here. Must not contain tensors, blocks or kernels, print, or
 //! write outside of the file that it is given.
 
+mod activity;
 mod app;
 mod auth;
 mod body;
@@ -12,16 +13,20 @@ mod dialect;
 mod error;
 mod generate;
 mod listen;
+mod machine;
 mod metrics;
 mod model;
 mod options;
+mod page;
 mod router;
+mod runs;
 mod status;
 mod stream;
 mod tokens;
 
 pub use chats::{Chats, ChatsError};
 pub use generate::Mask;
+pub use machine::MemoryUse;
 pub use model::ServedModel;
 pub use options::{ApiKey, Options, StartError, Tls};
 pub use router::openapi;
@@ -88,7 +93,11 @@ impl Server {
     /// The socket cannot be used
     pub async fn serve(self, stop: impl Future<Output = ()>) -> std::io::Result<()> {
         let router = router::router(&self.app);
-        listen::serve(self.listener, self.tls, router, self.app, stop).await
+        let watched = machine::watch(self.app.clone());
+        tokio::select! {
+            served = listen::serve(self.listener, self.tls, router, self.app, stop) => served,
+            () = watched => Ok(()),
+        }
     }
 
     /// Serves on threads of its own until the process is asked to end (SIGTERM or SIGINT); asked twice, it ends at once.

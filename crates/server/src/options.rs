@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::machine::MemoryUse;
+
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -21,6 +23,10 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// The file of stored chats; none: chats are not stored.
     pub chats: Option<PathBuf>,
+    /// The folder of files that name training runs; none: none are shown.
+    pub runs: Option<PathBuf>,
+    /// What memory is taken for, to be shown.
+    pub memory: Vec<MemoryUse>,
     /// Requests that run or wait; more are told to come again.
     pub n_requests: usize,
     /// Requests of one key that run or wait at once.
@@ -131,6 +137,8 @@ impl Options {
             hosts: Vec::new(),
             tls: None,
             chats: None,
+            runs: None,
+            memory: Vec::new(),
             n_requests: 256,
             n_requests_per_key: 256,
             rate_per_minute: 0,

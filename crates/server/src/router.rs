@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::error::{AnthropicErrorBody, ApiError, ErrorBody};
 use crate::options::{Options, StartError};
-use crate::{chats, dialect, status, tokens};
+use crate::{chats, dialect, machine, page, runs, status, tokens};
 
 /// Paths that need no key: whoever watches over a server has none.
 const OPEN: [&str; 2] = ["/health", "/ready"];
@@ -51,6 +51,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(status::ready))
         .routes(routes!(status::metrics))
         .routes(routes!(status::openapi))
+        .routes(routes!(machine::machine))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::find))
+        .routes(routes!(page::index))
+        .routes(routes!(page::asset))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize))
         .merge(chats::routes())
@@ -115,7 +120,13 @@ async fn watch(State(app): State<App>, request: Request, next: Next) -> Response
 async fn admit(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let speaks_anthropic = path.starts_with("/v1/messages");
-    if !OPEN.contains(&path) {
+    if page::is_page(path) {
+        if !app.keys.required()
+            && let Err(error) = check_host(&app, &request)
+        {
+            return error.into_response();
+        }
+    } else if !OPEN.contains(&path) {
         let caller = match app.keys.required() {
             true => app.keys.caller(request.headers()),
             false => check_host(&app, &request).and_then(|()| app.keys.caller(request.headers())),

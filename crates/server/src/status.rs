@@ -140,7 +140,7 @@ pub(crate) async fn metrics(State(app): State<App>) -> Response {
 }
 
 /// The engine's own counters, which it gives between two steps.
-async fn stats(app: &App) -> Option<engine::Stats> {
+pub(crate) async fn stats(app: &App) -> Option<engine::Stats> {
     let engine = app.engine.clone();
     tokio::task::spawn_blocking(move || engine.stats()).await.ok().flatten()
 }

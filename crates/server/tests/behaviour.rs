@@ -274,7 +274,7 @@ fn the_description_names_exactly_what_is_served() {
     let served = serve(Size::default(), options());
     let mut n = 0;
     for (path, operations) in described["paths"].as_object().unwrap() {
-        let concrete = path.replace("{id}", "x").replace("{message_id}", "1");
+        let concrete = path.replace("{id}", "x").replace("{message_id}", "1").replace("{name}", "x");
         for method in ["get", "post", "put", "patch", "delete"] {
             let answer = send(served.addr, &method.to_uppercase(), &concrete, &[], "").answer();
             let status = answer.status.to_string();

@@ -166,3 +166,64 @@ fn a_server_without_a_file_says_so_and_one_with_a_bad_file_does_not_start() {
     std::fs::write(&path, "this is no database at all, however long it is").unwrap();
     assert!(server::Chats::open(&path).is_err());
 }
+
+#[test]
+fn messages_branch_and_one_branch_is_on_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = server(&folder);
+    let chat =
+        begin(served.addr, &json!({ "messages": [message("user", "Whale?"), message("assistant", "A fish.")] }));
+    let path = path_of(&chat);
+    let ids: Vec<i64> = chat["messages"].as_array().unwrap().iter().map(|m| m["id"].as_i64().unwrap()).collect();
+    assert_eq!((chat["messages"][0]["parent_id"].as_i64(), chat["current_id"].as_i64()), (Some(0), Some(ids[1])));
+    // Another answer to the same question, and another question.
+    let again = json!({ "messages": [{ "role": "assistant", "content": "A mammal.", "parent_id": ids[0], "meta": { "n": 1 } }] });
+    let again = post(served.addr, &format!("{path}/messages"), &again).json()["messages"][0].clone();
+    let other = json!({ "messages": [{ "id": 7, "role": "user", "content": "Seal?", "parent_id": 0 },
+        { "role": "assistant", "content": "Also.", "parent_id": 7 }] });
+    let other = post(served.addr, &format!("{path}/messages"), &other).json()["messages"].clone();
+    assert_eq!((again["parent_id"].as_i64(), &again["meta"]), (Some(ids[0]), &json!({ "n": 1 })));
+    assert_eq!((&other[0]["parent_id"], &other[1]["parent_id"]), (&json!(0), &other[0]["id"]));
+    assert_eq!(get(served.addr, &path).json()["current_id"], other[1]["id"]);
+    let patch = |path: &str, body: Value| send(served.addr, "PATCH", path, &[], &body.to_string()).answer().status;
+    assert_eq!(patch(&path, json!({ "current_id": again["id"], "pinned": true, "settings": { "t": 0.5 } })), 204);
+    assert_eq!(patch(&path, json!({ "current_id": 999_999 })), 400);
+    let wrong = json!({ "messages": [{ "role": "user", "parent_id": 999_999 }] });
+    assert_eq!(post(served.addr, &format!("{path}/messages"), &wrong).status, 400);
+    let of_message = format!("{path}/messages/{}", again["id"]);
+    assert_eq!(patch(&of_message, json!({ "content": "A baleen whale.", "reasoning_content": "hm" })), 204);
+    assert_eq!(patch(&format!("{path}/messages/999999"), json!({})), 404);
+    assert_eq!(get(served.addr, "/api/search?q=baleen").json()["data"][0]["message_id"], again["id"]);
+    assert_eq!(get(served.addr, "/api/search?q=mammal").json()["data"], json!([]));
+    // Markdown holds what is on show, JSON everything.
+    let shown = get(served.addr, &format!("{path}/export?format=markdown")).body;
+    assert!(shown.contains("baleen") && !shown.contains("A fish") && !shown.contains("Seal"), "{shown}");
+    let exported = get(served.addr, &format!("{path}/export")).json();
+    let copy = post(served.addr, &format!("{PATH}/import"), &exported).json();
+    let copy = get(served.addr, &path_of(&copy["data"][0])).json();
+    assert_eq!((copy["pinned"].as_bool(), &copy["settings"]), (Some(true), &json!({ "t": 0.5 })));
+    let place = |id: &Value| copy["messages"].as_array().unwrap().iter().position(|m| m["id"] == *id);
+    let parents: Vec<_> = copy["messages"].as_array().unwrap().iter().map(|m| place(&m["parent_id"])).collect();
+    assert_eq!(parents, [None, Some(0), Some(0), None, Some(3)]);
+    assert_eq!(place(&copy["current_id"]), Some(2));
+    // What follows a message goes with it, other branches stay, and what is on show is there.
+    assert_eq!(delete(served.addr, &format!("{path}/messages/{}", ids[0])).status, 204);
+    let left = get(served.addr, &path).json();
+    assert_eq!((left["n_messages"].as_i64(), left["current_id"].as_i64()), (Some(2), Some(0)));
+}
+
+#[test]
+fn what_was_forgotten_comes_back_within_the_hour() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = server(&folder);
+    let chat = begin(served.addr, &json!({ "messages": [message("user", "narwhal")] }));
+    let (path, restore) = (path_of(&chat), format!("{}/restore", path_of(&chat)));
+    let restored = || send(served.addr, "POST", &restore, &[], "").answer().status;
+    assert_eq!(restored(), 404);
+    assert_eq!(delete(served.addr, &path).status, 204);
+    assert_eq!(get(served.addr, PATH).json()["data"], json!([]));
+    assert_eq!(get(served.addr, "/api/search?q=narwhal").json()["data"], json!([]));
+    assert_eq!((restored(), restored()), (204, 404));
+    assert_eq!(get(served.addr, &path).json(), chat);
+    assert_eq!(get(served.addr, "/api/search?q=narwhal").json()["data"].as_array().unwrap().len(), 1);
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::{EngineThread, Limits};
 use model::Config;
 use ops::RowFormat;
-use server::{ApiKey, Options, ServedModel, Server, StartError, Tls};
+use server::{ApiKey, MemoryUse, Options, ServedModel, Server, StartError, Tls};
 
 use super::logits::CacheArg;
 use crate::device::cpu;
@@ -18,6 +18,7 @@ use crate::engine_of::{EngineOf, queue_bytes};
 use crate::failure::{Failure, print, remark};
 use crate::folders;
 use crate::memory::{bytes, grouped, memory};
+use crate::runs;
 use crate::source::{Source, Text, read_file, utf8};
 
 /// Longest conversation where nothing else is asked for.
@@ -29,8 +30,8 @@ const KEY_VARIABLE: &str = "MINKE_API_KEY";
 
 /// Serve a model to clients of OpenAI's, DeepSeek's and Anthropic's APIs.
 ///
-/// Without flags it listens on 127.0.0.1 for this machine alone. On any other address it wants API keys: in a file, one
-/// per line, each as KEY or NAME=KEY, or one in the variable MINKE_API_KEY.
+/// The address in a browser is a chat page. Without flags the server listens on 127.0.0.1 for this machine alone. On any
+/// other address it wants API keys: in a file, one per line, each as KEY or NAME=KEY, or one in the variable MINKE_API_KEY.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     minke serve -m model.gguf\n  \
@@ -109,6 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let identity = model::identity(&source.config, weights);
     let engine = EngineOf { cpu: &cpu, model: &model, identity: &identity }.start(limits, true)?;
     report(&source, &limits);
+    let options = Options { memory: uses(&source, &limits), ..options };
     let engine = EngineThread::start(engine)?;
     let served = served(args.name.clone(), &source, text, &limits)?;
     let server = Server::bind(served, engine.handle(), options).map_err(refused)?;
@@ -190,6 +192,14 @@ fn limits(args: &Args, config: &Config) -> Result<Limits, Failure> {
     }
 }
 
+/// What memory is taken for, as the page shows it.
+fn uses(source: &Source, limits: &Limits) -> Vec<MemoryUse> {
+    let plan = limits.memory(&source.config);
+    let weights = source.stored_by_type().values().map(|stored| stored.bytes).sum();
+    let uses = [("weights", weights), ("cache", plan.cache), ("workspace", plan.prefill + plan.decode)];
+    uses.map(|(name, bytes)| MemoryUse { name: name.into(), bytes }).into()
+}
+
 /// What memory is taken for, before anybody is served.
 fn report(source: &Source, limits: &Limits) {
     let plan = limits.memory(&source.config);
@@ -231,6 +241,7 @@ fn options(args: &Args) -> Result<Options, Failure> {
         hosts: args.host.clone(),
         tls,
         chats,
+        runs: runs::folder().ok(),
         n_requests,
         n_requests_per_key: args.key_parallel.map_or(n_requests, usize::from).max(1),
         rate_per_minute: args.rate,

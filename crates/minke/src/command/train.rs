@@ -19,6 +19,7 @@ use train::run::{Observer, Plan, Run, RunLock};
 
 use crate::failure::{Failure, print, remark};
 use crate::memory::{bytes, grouped, memory};
+use crate::runs;
 use crate::source::Source;
 use watch::Watch;
 
@@ -83,6 +84,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     if run.n_done() > 0 {
         shown.warn(&format!("going on from step {}", run.n_done()));
+    }
+    // A page that does not know of the run is no reason not to train.
+    if let Ok(folder) = runs::folder()
+        && let Err(error) = runs::announce(&folder, &recipe.output, &args.recipe)
+    {
+        shown.warn(&format!("{}: this run will not be seen on the page: {error}", folder.display()));
     }
     if args.watch {
         let mut watch = Watch::new(&recipe);

@@ -13,7 +13,8 @@ use utoipa_axum::routes;
 use super::markdown;
 use super::store::{Chats, ChatsError};
 use super::wire::{
-    Chat, ChatChange, Export, ExportForm, Hits, Import, NewChat, NewMessages, Page, Query, StoredMessages, Summaries,
+    Chat, ChatChange, Export, ExportForm, Hits, Import, MessageChange, NewChat, NewMessages, Page, Query, StoredMessage,
+    StoredMessages, Summaries,
 };
 use crate::app::App;
 use crate::auth::Caller;
@@ -29,8 +30,9 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(find, change, remove))
+        .routes(routes!(restore))
         .routes(routes!(append))
-        .routes(routes!(cut))
+        .routes(routes!(change_message, cut))
         .routes(routes!(export))
         .routes(routes!(import))
         .routes(routes!(search))
@@ -48,12 +50,18 @@ async fn with<T: Send + 'static>(
     let (app, account): (App, Arc<_>) = (app.clone(), caller.0.clone());
     let done = tokio::task::spawn_blocking(move || app.chats.as_ref().map(|chats| work(chats, &account.owner)));
     let done = done.await.map_err(|_| ApiError::internal("this request met a bug of the server"))?;
-    done.ok_or_else(|| ApiError::not_found("chats are not stored"))?
-        .map_err(|error| ApiError::internal(format!("stored chats: {error}")))
+    done.ok_or_else(|| ApiError::not_found("chats are not stored"))?.map_err(|error| match error {
+        ChatsError::Message(_) => ApiError::field("parent_id or current_id", error),
+        _ => ApiError::internal(format!("stored chats: {error}")),
+    })
 }
 
 fn missing(id: &str) -> ApiError {
     ApiError::not_found(format!("there is no conversation {id:?}"))
+}
+
+fn missing_message(id: &str, message: &str) -> ApiError {
+    ApiError::not_found(format!("there is no message {message} in a conversation {id:?}"))
 }
 
 fn limit(limit: Option<u32>) -> u32 {
@@ -81,7 +89,7 @@ fn number(text: &str) -> Result<i64, ApiError> {
 
 type Queried<T> = Result<FromQuery<T>, axum::extract::rejection::QueryRejection>;
 
-/// List conversations, those that changed last first.
+/// List conversations, pinned ones first, then those that changed last.
 #[utoipa::path(
     get, path = "/api/conversations", tag = "Chats", params(Page), responses((status = 200, body = Summaries), Errors)
 )]
@@ -143,7 +151,7 @@ async fn read(app: &App, caller: &Caller, id: String) -> Result<Chat, ApiError> 
     found.ok_or_else(|| missing(&id))
 }
 
-/// Call a conversation otherwise.
+/// Change what is said of a conversation: its title, whether it is pinned, the branch that is on show.
 #[utoipa::path(
     patch,
     path = "/api/conversations/{id}",
@@ -160,13 +168,13 @@ async fn change(
 ) -> Result<StatusCode, ApiError> {
     let change: ChatChange = body::json(&app, request).await?;
     let name = id.clone();
-    match with(&app, &caller, move |chats, owner| chats.rename(owner, &name, &change.title)).await? {
+    match with(&app, &caller, move |chats, owner| chats.change(owner, &name, &change)).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(missing(&id)),
     }
 }
 
-/// Forget a conversation.
+/// Forget a conversation. For an hour it can be brought back.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}",
@@ -181,6 +189,26 @@ async fn remove(
 ) -> Result<StatusCode, ApiError> {
     let name = id.clone();
     match with(&app, &caller, move |chats, owner| chats.remove(owner, &name)).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(missing(&id)),
+    }
+}
+
+/// Bring a conversation back that was forgotten within the hour.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/restore",
+    tag = "Chats",
+    params(("id" = String, Path, description = "The conversation")),
+    responses((status = 204, description = "Done"), Errors)
+)]
+async fn restore(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = id.clone();
+    match with(&app, &caller, move |chats, owner| chats.restore(owner, &name)).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(missing(&id)),
     }
@@ -209,7 +237,33 @@ async fn append(
     Ok((StatusCode::CREATED, json(&StoredMessages { messages })).into_response())
 }
 
-/// Forget a message and all that come behind it.
+/// Change a message, for instance one that is being written. When this has been answered, it is on the disk.
+#[utoipa::path(
+    patch,
+    path = "/api/conversations/{id}/messages/{message_id}",
+    tag = "Chats",
+    params(
+        ("id" = String, Path, description = "The conversation"),
+        ("message_id" = i64, Path, description = "The message")
+    ),
+    request_body = MessageChange,
+    responses((status = 204, description = "Done"), Errors)
+)]
+async fn change_message(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path((id, message)): Path<(String, String)>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let change: MessageChange = body::json(&app, request).await?;
+    let (name, number) = (id.clone(), number(&message)?);
+    match with(&app, &caller, move |chats, owner| chats.change_message(owner, &name, number, &change)).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(missing_message(&id, &message)),
+    }
+}
+
+/// Forget a message and all that follow it.
 #[utoipa::path(
     delete,
     path = "/api/conversations/{id}/messages/{message_id}",
@@ -228,11 +282,11 @@ async fn cut(
     let (name, number) = (id.clone(), number(&message)?);
     match with(&app, &caller, move |chats, owner| chats.cut(owner, &name, number)).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(ApiError::not_found(format!("there is no message {message} in a conversation {id:?}"))),
+        false => Err(missing_message(&id, &message)),
     }
 }
 
-/// A conversation as a file of JSON or Markdown.
+/// A conversation as a file: of JSON with all branches, or of Markdown with the one on show.
 #[utoipa::path(
     get,
     path = "/api/conversations/{id}/export",
@@ -251,15 +305,11 @@ async fn export(
 ) -> Result<Response, ApiError> {
     let form = query(form)?.format;
     let chat = read(&app, &caller, id).await?;
-    let chat = NewChat {
-        title: Some(chat.summary.title),
-        model: chat.summary.model,
-        created_ms: Some(chat.summary.created_ms),
-        messages: chat.messages.into_iter().map(|stored| stored.message).collect(),
-    };
     match form.as_deref().unwrap_or("json") {
-        "json" => Ok(json(&Export { conversations: vec![chat] })),
+        "json" => Ok(json(&Export { conversations: vec![chat.to_export()] })),
         "markdown" => {
+            let messages = chat.branch().into_iter().map(StoredMessage::to_new).collect();
+            let chat = NewChat { messages, ..chat.to_export() };
             let mut response = Response::new(Body::from(markdown::write(&chat)));
             let kind = HeaderValue::from_static("text/markdown; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -291,10 +341,9 @@ async fn import(
     for (i, chat) in chats.iter().enumerate() {
         check(&chat.messages, &format!("conversations[{i}].messages"))?;
     }
-    let n = u32::try_from(chats.len()).unwrap_or(u32::MAX);
     let data = with(&app, &caller, move |store, owner| {
-        store.add(owner, &chats)?;
-        store.list(owner, n, 0)
+        let names = store.add(owner, &chats)?;
+        store.summaries(&names)
     });
     Ok((StatusCode::CREATED, json(&Summaries { data: data.await?, has_more: false })).into_response())
 }

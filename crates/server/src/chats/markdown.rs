@@ -1,7 +1,8 @@
 //! Chats as Markdown, to be read by people and taken in again.
 //!
 //! What a program needs stands in comments, which readers do not show: `<!-- minke:content {…} -->` before each text. A
-//! text's own line that begins like such a comment gets a backslash before it. Owns this form. Must not know the store.
+//! text's own line that begins like such a comment gets a backslash before it. It holds one branch, since people read from
+//! top to bottom. Owns this form. Must not know the store.
 
 use serde_json::{Map, Value, json};
 
@@ -89,6 +90,7 @@ pub(super) fn read(text: &str) -> Result<NewChat, String> {
                 tool_calls: facts["tool_calls"].as_array().cloned(),
                 tool_call_id: facts["tool_call_id"].as_str().map(str::to_owned),
                 created_ms: facts["created_ms"].as_i64(),
+                ..NewMessage::default()
             }),
             other => return Err(format!("line {}: expected no {other:?} here", at + 1)),
         }
@@ -172,12 +174,14 @@ mod tests {
                     tool_calls: (i % 2 == 0).then(|| vec![json!({ "id": "-->", "x": content })]),
                     tool_call_id: None,
                     created_ms: Some(i as i64),
+                    ..NewMessage::default()
                 };
                 let chat = NewChat {
                     title: Some(format!("On {content}")),
                     model: Some("m".into()),
                     created_ms: Some(7),
                     messages: vec![message("user", None), message("assistant", reasoning), message("tool", None)],
+                    ..NewChat::default()
                 };
                 let written = write(&chat);
                 assert_eq!(read(&written).unwrap(), chat, "{written}");

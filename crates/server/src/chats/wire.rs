@@ -1,7 +1,7 @@
 //! Chats as clients see them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 /// A conversation without its messages.
@@ -15,7 +15,12 @@ pub(crate) struct Summary {
     pub(crate) created_ms: i64,
     /// Milliseconds since 1970.
     pub(crate) updated_ms: i64,
+    /// Of all branches.
     pub(crate) n_messages: i64,
+    /// Listed before others.
+    pub(crate) pinned: bool,
+    /// The last message of the branch that is on show; 0 if there is none.
+    pub(crate) current_id: i64,
 }
 
 /// Conversations, those that changed last first.
@@ -31,20 +36,96 @@ pub(crate) struct Summaries {
 pub(crate) struct Chat {
     #[serde(flatten)]
     pub(crate) summary: Summary,
+    /// What a client wants to keep with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) settings: Option<Map<String, Value>>,
+    /// Those of all branches, in the order in which they came.
     pub(crate) messages: Vec<StoredMessage>,
+}
+
+impl Chat {
+    /// The messages of the branch that is on show.
+    pub(crate) fn branch(&self) -> Vec<&StoredMessage> {
+        let mut wanted = self.summary.current_id;
+        let mut branch = Vec::new();
+        // A message stands behind the one that it follows.
+        for message in self.messages.iter().rev().filter(|message| message.id <= self.summary.current_id) {
+            if message.id == wanted {
+                wanted = message.parent_id;
+                branch.push(message);
+            }
+        }
+        branch.reverse();
+        branch
+    }
+
+    /// Itself as it is exported, with all branches.
+    pub(crate) fn to_export(&self) -> NewChat {
+        NewChat {
+            title: Some(self.summary.title.clone()),
+            model: self.summary.model.clone(),
+            created_ms: Some(self.summary.created_ms),
+            pinned: self.summary.pinned,
+            current_id: Some(self.summary.current_id),
+            settings: self.settings.clone(),
+            messages: self.messages.iter().map(StoredMessage::to_new).collect(),
+        }
+    }
 }
 
 /// A message that is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct StoredMessage {
     pub(crate) id: i64,
-    #[serde(flatten)]
-    pub(crate) message: NewMessage,
+    /// The message that it follows; 0 if it begins the conversation. Those that follow the same one are branches.
+    pub(crate) parent_id: i64,
+    /// `system`, `user`, `assistant` or `tool`.
+    pub(crate) role: String,
+    /// What is said.
+    pub(crate) content: String,
+    /// The reasoning before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    /// The calls of an assistant's message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_calls: Option<Vec<Value>>,
+    /// Which call a tool's message answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_call_id: Option<String>,
+    /// What a client wants to keep with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) meta: Option<Map<String, Value>>,
+    /// Milliseconds since 1970.
+    pub(crate) created_ms: i64,
+}
+
+impl StoredMessage {
+    /// Itself as it is exported.
+    pub(crate) fn to_new(&self) -> NewMessage {
+        NewMessage {
+            id: Some(self.id),
+            parent_id: Some(self.parent_id),
+            role: self.role.clone(),
+            content: self.content.clone(),
+            reasoning_content: self.reasoning_content.clone(),
+            tool_calls: self.tool_calls.clone(),
+            tool_call_id: self.tool_call_id.clone(),
+            meta: self.meta.clone(),
+            created_ms: Some(self.created_ms),
+        }
+    }
 }
 
 /// A message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct NewMessage {
+    /// A number under which others of the same list can name it in `parent_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<i64>,
+    /// The message that it follows, of the same list or of those that are there; 0 for none. If not given, the one before
+    /// it, or for the first of a list the last one of the branch that is on show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent_id: Option<i64>,
     /// `system`, `user`, `assistant` or `tool`.
     pub(crate) role: String,
     /// What is said.
@@ -59,6 +140,9 @@ pub(crate) struct NewMessage {
     /// Which call a tool's message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tool_call_id: Option<String>,
+    /// What a client wants to keep with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) meta: Option<Map<String, Value>>,
     /// Milliseconds since 1970; now, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) created_ms: Option<i64>,
@@ -76,14 +160,45 @@ pub(crate) struct NewChat {
     /// Milliseconds since 1970; now, if not given.
     #[serde(default)]
     pub(crate) created_ms: Option<i64>,
+    /// Listed before others.
+    #[serde(default)]
+    pub(crate) pinned: bool,
+    /// The `id` of the last message of the branch that is on show; the last message, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current_id: Option<i64>,
+    /// What a client wants to keep with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings: Option<Map<String, Value>>,
     #[serde(default)]
     pub(crate) messages: Vec<NewMessage>,
 }
 
-/// What is to be different.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+/// What is to be different; what is not given stays.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct ChatChange {
-    pub(crate) title: String,
+    #[serde(default)]
+    pub(crate) title: Option<String>,
+    /// Listed before others.
+    #[serde(default)]
+    pub(crate) pinned: Option<bool>,
+    /// The last message of the branch that is on show.
+    #[serde(default)]
+    pub(crate) current_id: Option<i64>,
+    /// What a client wants to keep with it.
+    #[serde(default)]
+    pub(crate) settings: Option<Map<String, Value>>,
+}
+
+/// What is to be different of a message; what is not given stays.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct MessageChange {
+    #[serde(default)]
+    pub(crate) content: Option<String>,
+    #[serde(default)]
+    pub(crate) reasoning_content: Option<String>,
+    /// What a client wants to keep with it.
+    #[serde(default)]
+    pub(crate) meta: Option<Map<String, Value>>,
 }
 
 /// Messages to be appended.

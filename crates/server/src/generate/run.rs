@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::prepare::{Prepared, prepare, prepare_read_back};
 use super::{GenerationRequest, Output};
+use crate::activity::Listed;
 use crate::app::App;
 use crate::auth::{Caller, Ticket};
 use crate::error::{ApiError, RETRY_AFTER_S};
@@ -33,6 +34,8 @@ pub(crate) struct Generation {
     outputs: UnboundedReceiver<Output>,
     waiting: Arc<AtomicUsize>,
     n_left: usize,
+    /// Its place in the list of requests.
+    listed: Listed,
     /// A token has been heard.
     spoke: bool,
     app: App,
@@ -86,6 +89,7 @@ async fn begin(
         let handle = handle.clone();
         tokio::task::spawn_blocking(move || handle.submit(request))
     };
+    let listed = app.activity.list(begun, prompt.len());
     let mut generation = Generation {
         begun,
         prompt,
@@ -95,6 +99,7 @@ async fn begin(
         outputs,
         waiting,
         n_left: n,
+        listed,
         spoke: false,
         app: app.clone(),
         _places: (place, ticket),
@@ -162,8 +167,11 @@ impl Generation {
                 }
             }
             Some(output) => {
-                if matches!(output, Output::Token { .. }) && !std::mem::replace(&mut self.spoke, true) {
-                    self.app.metrics.first_token.add(self.begun.elapsed());
+                if matches!(output, Output::Token { .. }) {
+                    self.listed.token();
+                    if !std::mem::replace(&mut self.spoke, true) {
+                        self.app.metrics.first_token.add(self.begun.elapsed());
+                    }
                 }
                 output
             }

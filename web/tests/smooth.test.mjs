@@ -1,0 +1,136 @@
+// Long conversations and long answers: frames and memory while 100 tokens come per second.
+//
+// The browser says of each frame how long its script and layout took (long animation frames); that is what the page can be
+// blamed for, also where the machine has other work. MINKE_PAGE_FULL=1 streams all of the answer at that pace, else most of
+// it comes quickly and the last part, where the answer is longest, is measured.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { closeBrowser, done, lastAnswer, open, post, PATIENCE_MS, say, Scripted, StandIn } from './helpers.mjs';
+
+const N_TOKENS = 20_000;
+const N_MESSAGES = 2000;
+/** What the page is to keep to, on a machine that it has for itself. */
+const FRAME_MS = 100;
+const MEMORY_BYTES_MAX = 150e6;
+const IS_FULL = process.env.MINKE_PAGE_FULL === '1';
+/** Where other work takes the processors, a frame waits for them too. */
+const FRAME_MS_MAX = Number(process.env.MINKE_PAGE_FRAME_MS ?? 400);
+
+let server;
+let model;
+before(async () => {
+  server = await Scripted.start();
+  model = await StandIn.before(server.url);
+});
+after(async () => {
+  await closeBrowser();
+  model?.end();
+  await server?.end();
+});
+
+/** An answer as models write them: paragraphs, lists, tables, code, formulas. About four characters a token. */
+function answer(n_tokens) {
+  const parts = [
+    (i) => `## Part ${i}\n\n`,
+    (i) => `Minke whales are **baleen** whales, and number ${i} of them sings in $f_{${i}} = ${i}\\,\\mathrm{Hz}$. `.repeat(4) + '\n\n',
+    (i) => Array.from({ length: 12 }, (_, k) => `${k + 1}. item ${k} of list ${i} with \`code\` and *stress*\n`).join('') + '\n',
+    (i) => `| whale | length | mass |\n|---|--:|--:|\n${Array.from({ length: 10 }, (_, k) => `| minke ${k} | ${k + i} m | ${k * 2} t |\n`).join('')}\n`,
+    (i) => `\`\`\`python\n${Array.from({ length: 40 }, (_, k) => `def whale_${i}_${k}(depth: int) -> str:\n    return f"{depth} m"\n`).join('')}\`\`\`\n\n`,
+    (i) => `$$\\sum_{k=1}^{${i}} k^2 = \\frac{n(n+1)(2n+1)}{6}$$\n\n`,
+  ];
+  let text = '';
+  for (let i = 0; text.length < n_tokens * 4; i += 1) text += parts[i % parts.length](i);
+  return text.slice(0, n_tokens * 4);
+}
+
+/** The first tokens as fast as they can be sent, the others at 100 per second. */
+async function* paced(text, n_quick) {
+  const piece = (n) => ({ content: text.slice(4 * n, 4 * n + 4) });
+  for (let n = 0; n < n_quick; n += 1) {
+    yield piece(n);
+    if (n % 100 === 0) yield 10;
+  }
+  const begun = Date.now();
+  for (let n = n_quick; 4 * n < text.length; n += 1) {
+    yield piece(n);
+    const early = 10 * (n - n_quick) - (Date.now() - begun);
+    if (early > 0) yield early;
+  }
+}
+
+async function measure(page) {
+  await page.evaluate(() => {
+    window.frames_ms = [];
+    window.work_ms = [];
+    let last = performance.now();
+    const frame = (now) => {
+      window.frames_ms.push(now - last);
+      last = now;
+      window.measuring = requestAnimationFrame(frame);
+    };
+    window.measuring = requestAnimationFrame((now) => {
+      last = now;
+      requestAnimationFrame(frame);
+    });
+    // Times in which the main thread did not let go.
+    new PerformanceObserver((list) => list.getEntries().forEach((entry) => window.work_ms.push(entry.duration))).observe({ type: 'longtask' });
+  });
+}
+
+async function measured(t, page, name) {
+  const { frames, work } = await page.evaluate(() => ({ frames: window.frames_ms, work: window.work_ms }));
+  const sorted = [...frames].sort((a, b) => a - b);
+  const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+  const longest = Math.max(0, ...work);
+  t.diagnostic(`${name}: ${frames.length} frames, median ${at(0.5).toFixed(1)} ms, 99% ${at(0.99).toFixed(1)} ms, longest ${at(1).toFixed(1)} ms; ${work.length} tasks over 50 ms, longest ${longest.toFixed(0)} ms (to be kept: ${FRAME_MS} ms)`);
+  return { longest, frames };
+}
+
+async function memory(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send('HeapProfiler.collectGarbage');
+  const { usedSize } = await session.send('Runtime.getHeapUsage');
+  return usedSize;
+}
+
+test('2,000 messages and an answer of 20,000 tokens stay smooth, and memory bounded', { timeout: 600_000 }, async (t) => {
+  const messages = Array.from({ length: N_MESSAGES }, (_, i) => ({
+    role: i % 2 ? 'assistant' : 'user',
+    content: i % 2 ? answer(60 + (i % 7) * 20) : `Question ${i}: ${'why '.repeat(1 + (i % 30))}`,
+  }));
+  const chat = await post(server.url, '/api/conversations', { title: 'Long', messages });
+  const page = await open(t, model.url);
+  const empty = await memory(page);
+  const begun = Date.now();
+  await page.goto(`${model.url}/#/c/${chat.id}`);
+  await lastAnswer(page).locator('.answer > div').first().waitFor();
+  t.diagnostic(`2,000 messages are open after ${Date.now() - begun} ms`);
+  const n_elements = await page.evaluate(() => document.querySelectorAll('.message *').length);
+  t.diagnostic(`elements of messages: ${n_elements}`);
+  assert.ok(n_elements < 20_000, `${n_elements} elements`);
+
+  const text = answer(N_TOKENS);
+  const n_quick = IS_FULL ? 0 : N_TOKENS - 1500;
+  model.answer = () => paced(text, n_quick);
+  await say(page, 'a long answer, please', { wait: false });
+  await page.waitForFunction((n) => document.querySelector('article.live .answer')?.textContent.length > n, n_quick * 2.4, { timeout: PATIENCE_MS });
+  await measure(page);
+  await page.waitForFunction(() => !document.querySelector('article.live'), undefined, { timeout: 400_000 });
+  const { longest } = await measured(t, page, '100 tokens per second');
+  await done(page);
+  assert.ok(longest < FRAME_MS_MAX, `${longest} ms`);
+
+  // From end to end, as somebody who looks for something.
+  await measure(page);
+  for (let i = 0; i < 10; i += 1) {
+    await page.evaluate((share) => {
+      const scroller = document.querySelector('.scroller');
+      scroller.scrollTop = scroller.scrollHeight * share;
+    }, i / 10);
+    await page.waitForTimeout(100);
+  }
+  await measured(t, page, 'scrolling');
+  const used = await memory(page);
+  t.diagnostic(`memory of scripts: ${(empty / 1e6).toFixed(1)} MB at first, ${(used / 1e6).toFixed(1)} MB at the end`);
+  assert.ok(used < MEMORY_BYTES_MAX, `${used} bytes`);
+});
