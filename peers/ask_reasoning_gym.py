@@ -53,7 +53,7 @@ def main():
     out = open(args.out, "w") if args.out else None
 
     def ask(entry):
-        reply = client.chat.completions.create(model=model, messages=[{"role": "user", "content": entry["question"]}])
+        reply = client.chat.completions.create(model=model, messages=[{"role": "user", "content": entry["question"]}], temperature=0)
         return entry, reply
 
     print(f"{'task':<34} {'right':>9} {'share':>7}  95 %            leaks  no reasoning")
