@@ -1,14 +1,15 @@
 //! `minke bench --http`: what the server adds to the engine.
 //!
 //! Owns one measurement and its report: the same streams through HTTP and handed to the engine itself, in turns, within
-//! one process, clients included. Answers are checked: both ways must give as many tokens. Must not know the other
-//! measurements.
+//! one process. Wall time is what users feel; processor time, in which the clients' threads are left out, is the steady
+//! figure where the machine has other work. Answers are checked: both ways must give as many tokens. Must not know the
+//! other measurements.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use engine::prefix::{BlockKey, Fingerprint};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use server::{Options, Server};
 
 use super::Args;
+use super::clock::Clock;
 use super::engine::quantile;
 use super::measure::prompt;
 use crate::command::serve::served;
@@ -86,14 +88,17 @@ impl Bench {
     /// Both ways in turns, the order changing, behind one round each that warms up.
     fn rounds(&self, n: usize) -> anyhow::Result<Value> {
         let (mut http, mut own) = (Vec::new(), Vec::new());
+        let (mut http_cpu_s, mut own_cpu_s) = (0.0, 0.0);
         let mut n_tokens = None;
         for i in 0..2 * (n + 1) {
             let is_http = i % 4 == 1 || i % 4 == 2;
-            let start = Instant::now();
+            let clock = Clock::start();
             let n_heard = if is_http { self.through_http()? } else { self.by_the_engine()? };
-            let rate = n_heard as f64 / start.elapsed().as_secs_f64();
+            let spent = clock.spent();
             if i >= 2 {
-                if is_http { &mut http } else { &mut own }.push(rate);
+                let (rates, cpu_s) = if is_http { (&mut http, &mut http_cpu_s) } else { (&mut own, &mut own_cpu_s) };
+                rates.push(n_heard as f64 / spent.wall_s);
+                *cpu_s += spent.cpu_s.unwrap_or(f64::NAN);
             }
             if *n_tokens.get_or_insert(n_heard) != n_heard {
                 bail!("{n_heard} tokens were heard in round {i}, {n_tokens:?} before");
@@ -108,6 +113,9 @@ impl Bench {
             "engine_tokens_per_s": quantile(&mut own, 0.5),
             "ratio": quantile(&mut ratios, 0.5),
             "ratios": ratios,
+            "http_cpu_s": http_cpu_s,
+            "engine_cpu_s": own_cpu_s,
+            "cpu_ratio": own_cpu_s / http_cpu_s,
         }))
     }
 
@@ -191,12 +199,16 @@ fn to_text(report: &Value) -> String {
     let ratios: Vec<String> =
         report["ratios"].as_array().into_iter().flatten().map(|ratio| format!("{:.3}", n(ratio))).collect();
     format!(
-        "{} streams of {} tokens: {:.1} tokens/s through HTTP, {:.1} by the engine itself: {:.1} %  (rounds: {})\n",
+        "{} streams of {} tokens: {:.1} tokens/s through HTTP, {:.1} by the engine itself: {:.1} %  (rounds: {})\n\
+         processor time: {:.2} s through HTTP, {:.2} s by the engine itself: {:.1} %\n",
         report["streams"],
         report["decode"],
         n(&report["http_tokens_per_s"]),
         n(&report["engine_tokens_per_s"]),
         100.0 * n(&report["ratio"]),
         ratios.join(" "),
+        n(&report["http_cpu_s"]),
+        n(&report["engine_cpu_s"]),
+        100.0 * n(&report["cpu_ratio"]),
     )
 }
