@@ -245,7 +245,9 @@ mod tests {
         std::fs::write(files.join("bad.json"), "{").unwrap();
         let n_steps = 5000;
         let mut log: String = (1..=n_steps)
-            .map(|step| format!("{{\"step\":{step},\"loss\":{},\"expert_load\":{{\"max_over_mean\":2}}}}\n", 1.0 / step as f64))
+            .map(|step| {
+                format!("{{\"step\":{step},\"loss\":{},\"expert_load\":{{\"max_over_mean\":2}}}}\n", 1.0 / step as f64)
+            })
             .collect();
         log = log.replace("{\"step\":5000,", "{\"step\":5000,\"held_out\":{\"web\":2.5},");
         log.push_str("{\"step\":5001,\"lo");

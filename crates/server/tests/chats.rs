@@ -171,8 +171,7 @@ fn a_server_without_a_file_says_so_and_one_with_a_bad_file_does_not_start() {
 fn messages_branch_and_one_branch_is_on_show() {
     let folder = tempfile::tempdir().unwrap();
     let served = server(&folder);
-    let chat =
-        begin(served.addr, &json!({ "messages": [message("user", "Whale?"), message("assistant", "A fish.")] }));
+    let chat = begin(served.addr, &json!({ "messages": [message("user", "Whale?"), message("assistant", "A fish.")] }));
     let path = path_of(&chat);
     let ids: Vec<i64> = chat["messages"].as_array().unwrap().iter().map(|m| m["id"].as_i64().unwrap()).collect();
     assert_eq!((chat["messages"][0]["parent_id"].as_i64(), chat["current_id"].as_i64()), (Some(0), Some(ids[1])));

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::markdown;
 use super::store::{Chats, ChatsError};
 use super::wire::{
-    Chat, ChatChange, Export, ExportForm, Hits, Import, MessageChange, NewChat, NewMessages, Page, Query, StoredMessage,
-    StoredMessages, Summaries,
+    Chat, ChatChange, Export, ExportForm, Hits, Import, MessageChange, NewChat, NewMessages, Page, Query,
+    StoredMessage, StoredMessages, Summaries,
 };
 use crate::app::App;
 use crate::auth::Caller;

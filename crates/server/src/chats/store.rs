@@ -131,8 +131,10 @@ impl Chats {
     /// Conversations of `owner`, pinned ones first, then those that changed last.
     pub(super) fn list(&self, owner: &str, limit: u32, offset: u32) -> Result<Vec<Summary>, ChatsError> {
         let db = self.db();
-        let sql = format!("{SUMMARY} WHERE owner = ?1 AND deleted_ms IS NULL \
-                 ORDER BY pinned DESC, updated_ms DESC, c.id DESC LIMIT ?2 OFFSET ?3");
+        let sql = format!(
+            "{SUMMARY} WHERE owner = ?1 AND deleted_ms IS NULL \
+                 ORDER BY pinned DESC, updated_ms DESC, c.id DESC LIMIT ?2 OFFSET ?3"
+        );
         let mut statement = db.prepare_cached(&sql)?;
         let rows = statement.query_map(params![owner, limit, offset], summary)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -259,7 +261,8 @@ impl Chats {
     pub(super) fn restore(&self, owner: &str, name: &str) -> Result<bool, ChatsError> {
         let db = self.db();
         purge(&db)?;
-        let sql = "UPDATE conversations SET deleted_ms = NULL WHERE owner = ?1 AND name = ?2 AND deleted_ms IS NOT NULL";
+        let sql =
+            "UPDATE conversations SET deleted_ms = NULL WHERE owner = ?1 AND name = ?2 AND deleted_ms IS NOT NULL";
         Ok(db.execute(sql, params![owner, name])? > 0)
     }
 
