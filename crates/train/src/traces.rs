@@ -356,8 +356,8 @@ fn resume(partial: &mut File) -> io::Result<(u64, u64)> {
     Ok((n_asked, n_kept))
 }
 
-/// The conversation that an answer makes, reasoning apart; none where the reasoning was opened and never closed, or
-/// nothing was said.
+/// The conversation that an answer makes, reasoning apart; none where the reasoning was opened and never closed, closed
+/// twice, or nothing was said.
 fn example(question: &Question, text: &str) -> Option<Value> {
     let (reasoning, content) = match text.split_once(THINK[1]) {
         Some((reasoning, content)) => {
@@ -368,7 +368,8 @@ fn example(question: &Question, text: &str) -> Option<Value> {
         None => (None, text),
     };
     let content = content.trim();
-    if content.is_empty() {
+    // A second tag is a teacher that lost its way, whatever a verifier finds behind the last one.
+    if content.is_empty() || THINK.iter().any(|tag| content.contains(tag)) {
         return None;
     }
     let answer = Message { reasoning_content: reasoning, ..Message::assistant(content) };
@@ -401,7 +402,13 @@ mod tests {
         assert_eq!(parts(true, "It is 4.\n</think>\n\n4"), Some((some("It is 4."), "4".into())));
         assert_eq!(parts(false, "<think>\nIt is 4.</think>4\n"), Some((some("It is 4."), "4".into())));
         assert_eq!(parts(false, "4"), Some((None, "4".into())));
-        for (opened, text) in [(true, "It is 4"), (false, "<think>It is 4"), (true, "It is 4</think> "), (false, " ")] {
+        for (opened, text) in [
+            (true, "Any.</think></think>4"),
+            (true, "It is 4"),
+            (false, "<think>It is 4"),
+            (true, "It is 4</think> "),
+            (false, " "),
+        ] {
             assert_eq!(parts(opened, text), None, "{text:?}");
         }
     }

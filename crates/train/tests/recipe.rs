@@ -109,7 +109,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("seed = 7", "seed = \"x\"", "r.toml:2: invalid type"),
     ("seed = 7", "seed = ", "r.toml:2: "),
     ("lr = 0.01", "lr = 0.01\nrl = 2", "unknown field `rl`"),
-    ("type = \"sft\"", "type = \"grow\"", "unknown variant `grow`, expected one of `pretrain`, `sft`, `grpo`, `distill`"),
+    (
+        "type = \"sft\"",
+        "type = \"grow\"",
+        "unknown variant `grow`, expected one of `pretrain`, `sft`, `grpo`, `distill`",
+    ),
     ("warmup_steps = 5", "warmup = 5", "unknown field `warmup`"),
     ("output = \"run\"", "", "missing field `output`"),
     // The whole.

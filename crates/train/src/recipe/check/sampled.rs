@@ -42,18 +42,12 @@ pub(super) fn check(
     let wrong = |key: &str, message: &str| Err(Problem::new(path, key, message));
     let tables =
         [(StageKind::Grpo, "grpo", stage.grpo.is_some()), (StageKind::Distill, "distill", stage.distill.is_some())];
-    for (kind, name, is_given) in tables {
-        if is_given && stage.kind != kind {
-            return Err(Problem::new(path, name, format!("belongs to type {name:?}")));
-        }
-        if !is_given && stage.kind == kind {
-            let more = if kind == StageKind::Distill { "`teacher`, " } else { "" };
-            return Err(Problem::new(
-                path,
-                name,
-                format!("expected [stage.{name}] with {more}`prompts`, `group_size`, `max_tokens`"),
-            ));
-        }
+    if let Some((_, name, _)) = tables.iter().find(|(kind, _, is_given)| *is_given && stage.kind != *kind) {
+        return wrong(name, &format!("belongs to type {name:?}"));
+    }
+    if let Some((kind, name, _)) = tables.iter().find(|(kind, _, is_given)| !is_given && stage.kind == *kind) {
+        let more = if *kind == StageKind::Distill { "`teacher`, " } else { "" };
+        return wrong(name, &format!("expected [stage.{name}] with {more}`prompts`, `group_size`, `max_tokens`"));
     }
     let Some(samples) = stage.samples() else {
         return match stage.batch_tokens {
