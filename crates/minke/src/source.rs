@@ -14,6 +14,7 @@ use engine::ThinkingBudget;
 use model::Config;
 use ops::WeightFormat;
 use text::{ChatTemplate, Message, RenderOptions, ThinkTokens, Tokenizer, TokenizerConfig};
+use train::bpe::TokenizerFiles;
 
 use crate::failure::Failure;
 use crate::tiny;
