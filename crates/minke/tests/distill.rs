@@ -62,30 +62,30 @@ verifier = ["sh", "verifier.sh"]
 teacher = { model = "taught/step-00000080", samples = 4, max_tokens = 24, sequence_length = 64, temperature = 1.0, only_right = true }
 [[stage]]
 type = "sft"
-steps = 16
+steps = 24
 batch_tokens = 512
 sequence_length = 128
 mixture = { traces = 1.0 }
 checkpoint_every = 4
 evaluate_every = 0
-optimizer = { type = "adamw", lr = 0.003 }
+optimizer = { type = "adamw", lr = 0.01 }
 [[stage]]
 type = "distill"
-steps = 24
+steps = 48
 sequence_length = 96
 mixture = { questions = 1.0 }
 checkpoint_every = 3
 evaluate_every = 12
 evaluate_rows = 6
-optimizer = { type = "adamw", lr = 0.004 }
+optimizer = { type = "adamw", lr = 0.006 }
 distill = { teacher = "taught/step-00000080", prompts = 8, group_size = 2, max_tokens = 20, transcripts_every = 6 }
 "#;
 
-/// Odd digits are right.
+/// Every digit but 0 is right.
 const VERIFIER: &str = r#"
 while read -r line; do
     case "$line" in
-        *'"answer":"'[13579]'"'*) echo '{"reward": 1}' ;;
+        *'"answer":"'[1-9]'"'*) echo '{"reward": 1}' ;;
         *) echo '{"reward": 0}' ;;
     esac
 done
@@ -147,7 +147,7 @@ fn a_student_becomes_its_teacher_and_a_killed_run_ends_the_same() {
     succeed(&train(whole.path(), &["teacher.toml"]).output().unwrap());
     succeed(&train(whole.path(), &["student.toml"]).output().unwrap());
     let lines = record(whole.path());
-    assert_eq!(lines.len(), 40);
+    assert_eq!(lines.len(), 72);
 
     // Only right answers were kept, each once for a question, reasoning apart.
     let examples = traces(whole.path());
@@ -156,7 +156,7 @@ fn a_student_becomes_its_teacher_and_a_killed_run_ends_the_same() {
     for example in &examples {
         let said = example["messages"].as_array().unwrap();
         let content = said[1]["content"].as_str().unwrap();
-        assert!(["1", "3", "5", "7", "9"].contains(&content), "{example}");
+        assert!(("1"..="9").contains(&content) && content.len() == 1, "{example}");
         assert_eq!((said.len(), &said[0]["role"]), (2, &Value::from("user")));
         assert!(said[1]["reasoning_content"].is_string(), "{example}");
     }
@@ -164,13 +164,13 @@ fn a_student_becomes_its_teacher_and_a_killed_run_ends_the_same() {
     assert_eq!(unique.len(), examples.len());
 
     // The student approaches the teacher, who gives every digit.
-    let kl: Vec<f64> = lines[16..].iter().map(|line| line["rl"]["kl"].as_f64().unwrap()).collect();
+    let kl: Vec<f64> = lines[24..].iter().map(|line| line["rl"]["kl"].as_f64().unwrap()).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-    let (first, last) = (mean(&kl[..3]), mean(&kl[21..]));
-    assert!(last < 0.5 * first, "KL {first} → {last}");
-    assert!((lines[20]["loss"].as_f64().unwrap() - kl[4]).abs() < 1e-12);
-    assert!(lines[39]["held_out"]["questions"].is_number(), "the verifier judges held-out questions");
-    assert!(whole.path().join("out/transcripts/step-00000018.json").exists());
+    let (first, last) = (mean(&kl[..3]), mean(&kl[45..]));
+    assert!(last < 0.3 * first, "KL {first} → {last}");
+    assert!((lines[28]["loss"].as_f64().unwrap() - kl[4]).abs() < 1e-12);
+    assert!(lines[71]["held_out"]["questions"].is_number(), "the verifier judges held-out questions");
+    assert!(whole.path().join("out/transcripts/step-00000030.json").exists());
 
     // Killed again and again: while the teacher writes, and in both stages.
     let broken = folder_with(&[("student.toml", STUDENT)]);
@@ -190,13 +190,13 @@ fn a_student_becomes_its_teacher_and_a_killed_run_ends_the_same() {
     succeed(&train(broken.path(), &["student.toml"]).output().unwrap());
     assert_eq!(traces(broken.path()), traces(whole.path()));
     assert_eq!(record(broken.path()), lines);
-    let weights = |folder: &Path| fs::read(folder.join("out/step-00000040/model.safetensors")).unwrap();
+    let weights = |folder: &Path| fs::read(folder.join("out/step-00000072/model.safetensors")).unwrap();
     assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
 }
 
 #[test]
 fn a_teacher_of_other_tokens_writes_examples_and_nothing_else() {
-    let other = STUDENT.replace("from = \"taught/step-00000080\"", "vocab_size = 290\nsources = [\"questions\"]");
+    let other = STUDENT.replace("from = \"taught/step-00000080\"", "vocab_size = 276\nsources = [\"questions\"]");
     let (examples_alone, _) = other.split_once("[[stage]]\ntype = \"distill\"").unwrap();
     let folder = folder_with(&[("teacher.toml", TEACHER), ("both.toml", &other), ("examples.toml", examples_alone)]);
     succeed(&train(folder.path(), &["teacher.toml"]).output().unwrap());
@@ -205,7 +205,7 @@ fn a_teacher_of_other_tokens_writes_examples_and_nothing_else() {
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.contains("step-00000080: expected the student's tokens, found "), "{said}");
     succeed(&train(folder.path(), &["examples.toml"]).output().unwrap());
-    assert!(folder.path().join("out/step-00000016").exists());
+    assert!(folder.path().join("out/step-00000024").exists());
     // What is checked before a run asks no teacher.
     fs::remove_dir_all(folder.path().join("out")).unwrap();
     succeed(&train(folder.path(), &["examples.toml", "--dry-run"]).output().unwrap());

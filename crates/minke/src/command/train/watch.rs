@@ -244,6 +244,6 @@ mod tests {
 
     #[test]
     fn durations() {
-        assert_eq!([duration(1.0), duration(3599.0), duration(3661.0)], ["1 min", "60 min", "1 h 02 min"]);
+        assert_eq!([duration(1.0), duration(3599.0), duration(3661.0)], ["1 min", "1 h 00 min", "1 h 02 min"]);
     }
 }
