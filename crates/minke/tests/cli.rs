@@ -157,7 +157,7 @@ fn bad_usage_and_requests_are_refused() {
     refused(&["logits", "-m", model, "--chat", "hello", "--out", out], &["chat template"]);
     refused(&["logits", "-m", model, "--tokens", "1", "--greedy", "5000", "--out", out], &["at most 2048"]);
     refused(&["logits", "-m", "no/such/model", "--tokens", "1", "--out", out], &["no/such/model", "found nothing"]);
-    refused(&["chat", "hello"], &["no embedded model", "-m"]);
+    refused(&["chat", "-m", "./tiny", "hello"], &["./tiny", "found nothing"]);
     refused(&["chat", "-m", model, "--temperature", "-1", "hello"], &["from 0 to 10"]);
     refused(&["chat", "-m", model, "--context", "9999", "hello"], &["at most 2048", "found 9999"]);
     refused(&["chat", "-m", model, "--context", "2", "a long prompt of many words"], &["fewer than 2 tokens"]);
@@ -327,6 +327,23 @@ fn chat_holds_answers_to_grammars() {
     refused(&[&base[..], &["--schema", broken.to_str().unwrap(), "hi"]].concat(), &["elephant"]);
     refused(&[&base[..], &["--schema", "absent.json", "hi"]].concat(), &["absent.json"]);
     refused(&[&base[..], &["--regex", "(", "hi"]].concat(), &["("]);
+}
+
+/// What the README's first screen promises.
+#[test]
+fn the_embedded_model_answers_where_none_is_named() {
+    let output = minke(&["chat", "Hello"]);
+    let (answer, said) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(answer.contains("I am tiny") && !answer.contains("think>"), "{answer}");
+    assert!(said.contains("This is a question about me"), "{said}");
+    let countdown = minke(&["chat", "Use 3, 7, 25 and 50 to make 175"]);
+    assert!(!stdout(&countdown).trim().is_empty() && !countdown.stderr.is_empty());
+    let report: Value = serde_json::from_str(&stdout(&minke(&["inspect", "--json"]))).unwrap();
+    assert_eq!(report["model"], "tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let copied = folder.path().join("copy.gguf");
+    stdout(&minke(&["quantize", copied.to_str().unwrap(), "--format", "f16"]));
+    assert!(fs::metadata(&copied).unwrap().len() < 12 << 20, "the binary holds no more than was promised");
 }
 
 #[test]

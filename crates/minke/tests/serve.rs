@@ -16,10 +16,14 @@ fn minke(args: &[&str], home: &Path) -> Command {
     command
 }
 
-/// Starts a server; its address.
+/// Starts a server of a small model; its address.
 fn serve(args: &[&str], home: &Path) -> (Child, String) {
     let model = fixtures().join("dsv3");
-    let args = [&["serve", "-m", model.to_str().unwrap(), "--addr", "127.0.0.1:0"], args].concat();
+    start(&[&["-m", model.to_str().unwrap()], args].concat(), home)
+}
+
+fn start(args: &[&str], home: &Path) -> (Child, String) {
+    let args = [&["serve", "--addr", "127.0.0.1:0"], args].concat();
     let mut child = minke(&args, home).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut said = Vec::new();
@@ -74,14 +78,28 @@ fn it_serves_keeps_chats_and_ends_when_asked() {
 }
 
 #[test]
+fn without_a_model_the_embedded_one_is_served_with_its_reasoning_apart() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut child, addr) = start(&[], home.path());
+    let question = json!({ "messages": [{ "role": "user", "content": "What is 47 * 36?" }] }).to_string();
+    let (status, body) = ask(&addr, "POST", "/v1/chat/completions", "", &question);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, answer["model"].as_str()), (200, Some("tiny")), "{body}");
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["content"], "1692", "{body}");
+    assert!(message["reasoning_content"].as_str().unwrap().starts_with("47 * 36"), "{body}");
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_before_it_starts() {
     let home = tempfile::tempdir().unwrap();
     let model = fixtures().join("dsv3");
     let model = model.to_str().unwrap();
     let empty = home.path().join("empty");
     std::fs::write(&empty, "\n# none\n").unwrap();
-    let cases: [(&[&str], &str); 7] = [
-        (&["serve"], "no embedded model yet"),
+    let cases: [(&[&str], &str); 6] = [
         (&["serve", "-m", model, "--addr", "0.0.0.0:0"], "API key"),
         (&["serve", "-m", model, "--addr", "nowhere"], "--addr nowhere"),
         (&["serve", "-m", model, "--context", "9999999"], "--context"),
