@@ -23,8 +23,8 @@ use crate::source::Source;
     minke quantize -m runs/mine/merged mine.gguf --format q8_0\n  \
     minke quantize -m model.gguf folder --format bf16")]
 pub(crate) struct Args {
-    /// Folder or .gguf file of the model
-    #[arg(short, long, value_name = "MODEL")]
+    /// Model folder or .gguf file; `tiny` is the model inside this program.
+    #[arg(short, long, default_value = "tiny")]
     model: String,
     /// File or folder to write
     out: PathBuf,
