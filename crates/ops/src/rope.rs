@@ -71,12 +71,14 @@ pub struct RopeTable {
     pub magnitude: f32,
     /// Which channels pair up.
     pub pairing: RopePairing,
-    /// [`RopeTable::cos_sin`] of the first positions, `[KNOWN, D/2]`.
+    /// [`RopeTable::cos_sin`] of the first positions, `[KNOWN, D/2]`; none where there are more pairs than any model has.
     known: std::sync::Arc<[(f32, f32)]>,
 }
 
 /// Positions whose angles are kept: most of training's, and of prompts.
 const KNOWN: u32 = 2048;
+/// Pairs from which on no angles are kept: a config is hostile input, and names any number.
+const KNOWN_PAIRS_MAX: usize = 1024;
 
 impl RopeTable {
     /// Frequencies for a rotary width of `dim` channels and base `theta`.
@@ -133,7 +135,8 @@ impl RopeTable {
         let inv_freq = inv_freq.into_iter().map(|f| f as f32).collect();
         let table = Self { inv_freq, magnitude: magnitude as f32, pairing, known: [].into() };
         let pairs = 0..table.inv_freq.len();
-        let known = (0..KNOWN).flat_map(|position| pairs.clone().map(move |i| (position, i)));
+        let n_known = if pairs.len() <= KNOWN_PAIRS_MAX { KNOWN } else { 0 };
+        let known = (0..n_known).flat_map(|position| pairs.clone().map(move |i| (position, i)));
         Self { known: known.map(|(position, i)| table.angle(position, i)).collect(), ..table }
     }
 
@@ -155,9 +158,9 @@ impl RopeTable {
     /// `(cos, sin)` of pair `i` at `position`, magnitude included.
     #[must_use]
     pub fn cos_sin(&self, position: u32, i: usize) -> (f32, f32) {
-        match position < KNOWN {
-            true => self.known[position as usize * self.inv_freq.len() + i],
-            false => self.angle(position, i),
+        match self.known.get(position as usize * self.inv_freq.len() + i) {
+            Some(known) => *known,
+            None => self.angle(position, i),
         }
     }
 
@@ -171,6 +174,19 @@ impl RopeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn angles_are_the_same_whether_they_are_kept_or_not() {
+        for dim in [8, 4 * KNOWN_PAIRS_MAX] {
+            let table = RopeTable::new(dim, 10_000.0, &RopeScaling::None, RopePairing::Halved);
+            assert!(table.known.len() <= KNOWN as usize * KNOWN_PAIRS_MAX);
+            for position in [0, 1, KNOWN - 1, KNOWN, 3 * KNOWN] {
+                for i in [0, 1, dim / 2 - 1] {
+                    assert_eq!(table.cos_sin(position, i), table.angle(position, i));
+                }
+            }
+        }
+    }
 
     #[test]
     fn yarn_magnitudes_of_released_models() {
