@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use crate::rng::Rng;
+
 /// Below this, sums and differences are written at once.
 const AT_ONCE: i64 = 100;
 
@@ -132,7 +134,7 @@ fn multiply_columns(a: i64, factor: i64) -> String {
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// Long division, exact: `169-4*36=25, 252-7*36=0` for 1692 / 36; with a divisor of three digits and more each column is
+/// Long division, exact: `16-2*6=4, 49-8*6=1, 12-2*6=0` for 1692 / 6; with a divisor of two digits and more each column is
 /// worked out on lines of its own.
 fn quotient(a: i64, b: i64) -> Step {
     let value = a / b;
@@ -141,10 +143,15 @@ fn quotient(a: i64, b: i64) -> Step {
     if dividend < AT_ONCE || divisor == 1 {
         return (format!("{head} = {value}"), value);
     }
-    if divisor < AT_ONCE {
+    if divisor < 10 {
         return (format!("{head}: {}, {value}", divide_columns(dividend, divisor).0), value);
     }
-    let mut text = format!("{head}:");
+    (format!("{head}:{}\n= {value}", divide_lines(dividend, divisor).0), value)
+}
+
+/// A long division whose columns have lines of their own, each after a line break, and what is left.
+fn divide_lines(dividend: i64, divisor: i64) -> Step {
+    let mut text = String::new();
     let mut rest = 0;
     let mut begun = false;
     for digit in digits(dividend).into_iter().rev() {
@@ -156,8 +163,7 @@ fn quotient(a: i64, b: i64) -> Step {
             rest = left;
         }
     }
-    let _ = write!(text, "\n= {value}");
-    (text, value)
+    (text, rest)
 }
 
 /// The columns of a long division, and what is left.
@@ -177,16 +183,39 @@ fn divide_columns(dividend: i64, divisor: i64) -> (String, i64) {
 }
 
 /// How often b fits into a, fewer than ten times, and what is left: `927: 2`, then the product and the difference.
+///
+/// How often is a guess, and guesses go wrong: now and then one too many or too few is shown first, and what is seen of it,
+/// so that a wrong one can be taken back. The numbers themselves decide when, for a text depends on its question alone.
 fn take_away(a: i64, b: i64) -> Step {
+    const WRONG: f64 = 0.15;
     let times = a / b;
-    let mut text = format!("{a}: {times}");
-    if times > 1 {
-        let _ = write!(text, "\n{}", product(b, times).0);
+    let mut rng = Rng::new(&[a as u64, b as u64]);
+    let guess = if rng.chance(WRONG) { times + *rng.choose(&[-1, 1]) } else { times };
+    let mut text = String::new();
+    if guess != times && (1..10).contains(&guess) && b >= 10 {
+        let _ = match guess > times {
+            true => writeln!(text, "{}too much", try_times(a, b, guess).0),
+            false => writeln!(text, "{}\ntoo little", subtract_times(a, b, guess)),
+        };
     }
-    if times > 0 {
-        let _ = write!(text, "\n{}", sum(a, '-', b * times, -b * times).0);
-    }
+    text.push_str(&subtract_times(a, b, times));
     (text, a - b * times)
+}
+
+/// `367: 8` and the line of the product, if there is one.
+fn try_times(a: i64, b: i64, times: i64) -> Step {
+    let product = product(b, times);
+    let line = if times > 1 { format!("{}\n", product.0) } else { String::new() };
+    (format!("{a}: {times}\n{line}"), product.1)
+}
+
+/// The same, and the difference.
+fn subtract_times(a: i64, b: i64, times: i64) -> String {
+    let (mut text, value) = try_times(a, b, times);
+    if times > 0 {
+        text.push_str(&sum(a, '-', value, -value).0);
+    }
+    text.trim_end().to_owned()
 }
 
 /// How often b fits into a, and what is left; numbers that are not negative.
@@ -194,8 +223,10 @@ pub(super) fn divide_with_rest(a: i64, b: i64) -> Step {
     if a < 10 * b {
         return take_away(a, b);
     }
-    let (columns, rest) = divide_columns(a, b);
-    (format!("{a} / {b}: {columns}, rest {rest}"), rest)
+    let (columns, rest) = if b < 10 { divide_columns(a, b) } else { divide_lines(a, b) };
+    let before_rest = if b < 10 { ", " } else { "\n" };
+    let space = if b < 10 { " " } else { "" };
+    (format!("{a} / {b}:{space}{columns}{before_rest}rest {rest}"), rest)
 }
 
 #[cfg(test)]
@@ -256,11 +287,15 @@ mod tests {
         assert_eq!(operate(12, '-', 45).0, "12 - 45 = -(45 - 12) = -33");
         assert_eq!(operate(386, '-', 843).0, "386 - 843 = -(843 - 386): 3-6+10=7, 4-8-1+10=5, 8-3-1=4, -457");
         assert_eq!(operate(47, '*', 6).0, "47 * 6: 7*6=42, 4*6+4=28, 282");
-        assert_eq!(operate(1692, '/', 36).0, "1692 / 36: 169-4*36=25, 252-7*36=0, 47");
+        assert_eq!(operate(1692, '/', 6).0, "1692 / 6: 16-2*6=4, 49-8*6=1, 12-2*6=0, 282");
+        let lines = "1692 / 36:\n169: 4\n36 * 4: 6*4=24, 3*4+2=14, 144\n169 - 144: 9-4=5, 6-4=2, 1-1=0, 25\n\
+                     252: 7\n36 * 7: 6*7=42, 3*7+4=25, 252\n252 - 252: 2-2=0, 5-5=0, 2-2=0, 0\n= 47";
+        assert_eq!(operate(1692, '/', 36).0, lines);
         let lines = "47 * 36:\n47 * 6: 7*6=42, 4*6+4=28, 282\n47 * 3: 7*3=21, 4*3+2=14, 141 -> 1410\n\
                      282 + 1410: 2+0=2, 8+1=9, 2+4=6, 0+1=1, 1692\n= 1692";
         assert_eq!(operate(47, '*', 36).0, lines);
-        let lines = "19584 / 144:\n195: 1\n195 - 144: 5-4=1, 9-4=5, 1-1=0, 51\n518: 3\n144 * 3: 4*3=12, 4*3+1=13, 1*3+1=4, 432\n\
+        let lines = "19584 / 144:\n195: 1\n195 - 144: 5-4=1, 9-4=5, 1-1=0, 51\n518: 2\n144 * 2: 4*2=8, 4*2=8, 1*2=2, 288\n\
+                     518 - 288: 8-8=0, 1-8+10=3, 5-2-1=2, 230\ntoo little\n518: 3\n144 * 3: 4*3=12, 4*3+1=13, 1*3+1=4, 432\n\
                      518 - 432: 8-2=6, 1-3+10=8, 5-4-1=0, 86\n864: 6\n144 * 6: 4*6=24, 4*6+2=26, 1*6+2=8, 864\n\
                      864 - 864: 4-4=0, 6-6=0, 8-8=0, 0\n= 136";
         assert_eq!(operate(19584, '/', 144).0, lines);
