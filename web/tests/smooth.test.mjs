@@ -5,14 +5,15 @@
 // it comes quickly and the last part, where the answer is longest, is measured.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { closeBrowser, done, lastAnswer, launched, open, post, PATIENCE_MS, say, Scripted, StandIn } from './helpers.mjs';
+import { closeBrowser, done, lastAnswer, launched, open, post, PATIENCE_MS, say, says, Scripted, StandIn } from './helpers.mjs';
 
 const N_TOKENS = 20_000;
 const N_MESSAGES = 2000;
+const N_ROWS = 600;
 const MEMORY_BYTES_MAX = 150e6;
 const IS_FULL = process.env.MINKE_PAGE_FULL === '1';
-// The aim is 100. Runs on one machine differ by half, and one that tests a change must not fail for that: it reports.
-const FRAME_MS_MAX = Number(process.env.MINKE_PAGE_FRAME_MS ?? (process.env.CI ? 300 : 100));
+// The aim is 100, which is more than twice what is found; a machine that tests changes may be much slower.
+const FRAME_MS_MAX = Number(process.env.MINKE_PAGE_FRAME_MS ?? (process.env.CI ? 200 : 100));
 
 let server;
 let model;
@@ -41,8 +42,20 @@ function answer(n_tokens) {
   return text.slice(0, n_tokens * 4);
 }
 
-/** The first tokens as fast as they can be sent, the others at 100 per second. */
-async function* paced(text, n_quick) {
+/** Blocks of a size that models seldom write, each of which could hold up a frame if it were built at once. */
+function large() {
+  const line = (i) => `export const whale${i} = (depth: number): string => \`${'${depth}'} m below ${i}\`;\n`;
+  return [
+    `\`\`\`typescript\n${Array.from({ length: 520 }, (_, i) => line(i)).join('')}\`\`\`\n\n`,
+    `| whale | length | mass |\n|---|--:|--:|\n${Array.from({ length: N_ROWS }, (_, i) => `| minke **${i}** | ${i} m | \`${i}\` t |\n`).join('')}\n`,
+    `${Array.from({ length: 300 }, (_, i) => `${i + 1}. item with *stress*, \`code\` and $x_{${i}}$\n`).join('')}\n`,
+    `${'A paragraph *without* an end, `code` in it, and $y$. '.repeat(140)}\n\n`,
+    `${Array.from({ length: 200 }, (_, i) => `> said **${i}** times\n`).join('')}\nThe end.`,
+  ].join('');
+}
+
+/** The first tokens as fast as they can be sent, the others at `per_s`. */
+async function* paced(text, n_quick, per_s = 100) {
   const piece = (n) => ({ content: text.slice(4 * n, 4 * n + 4) });
   for (let n = 0; n < n_quick; n += 1) {
     yield piece(n);
@@ -51,7 +64,7 @@ async function* paced(text, n_quick) {
   const begun = Date.now();
   for (let n = n_quick; 4 * n < text.length; n += 1) {
     yield piece(n);
-    const early = 10 * (n - n_quick) - (Date.now() - begun);
+    const early = (1000 / per_s) * (n - n_quick) - (Date.now() - begun);
     if (early > 0) yield early;
   }
 }
@@ -123,4 +136,32 @@ test('2,000 messages and an answer of 20,000 tokens stay smooth, and memory boun
   const used = await memory(page);
   t.diagnostic(`memory of scripts: ${(empty / 1e6).toFixed(1)} MB at first, ${(used / 1e6).toFixed(1)} MB at the end`);
   assert.ok(used < MEMORY_BYTES_MAX, `${used} bytes`);
+});
+
+test('large blocks at 1,000 tokens per second stay smooth, and are whole', { timeout: 600_000 }, async (t) => {
+  const page = await open(t, model.url);
+  const text = large();
+  model.answer = () => paced(text, 0, 1000);
+  await measure(page);
+  await say(page, 'large blocks, please', { wait: false });
+  await page.waitForFunction(() => !document.querySelector('article.live') && document.querySelector('.answer'), undefined, { timeout: 400_000 });
+  await done(page);
+  const longest = await measured(t, `${text.length} characters in large blocks`);
+  const check = async () => {
+    const found = await page.evaluate(async (n) => {
+      const all = (wanted) => document.querySelectorAll(`.answer ${wanted}`);
+      while (all('blockquote').length === 0 || all('tbody tr').length < n) await new Promise(requestAnimationFrame);
+      return {
+        rows: [...all('tbody tr')].every((row, i) => row.textContent.replace(/\s+/g, '') === `minke${i}${i}m${i}t`),
+        n_rows: all('tbody tr').length, n_tables: all('table').length, n_items: all('ol > li').length,
+        n_lines: all('pre')[0].textContent.trim().split('\n').length, n_code: all('.code').length,
+      };
+    }, N_ROWS);
+    assert.deepEqual(found, { rows: true, n_rows: N_ROWS, n_tables: 2, n_items: 300, n_lines: 520, n_code: 1 });
+    await says(lastAnswer(page), 'The end.');
+  };
+  await check();
+  await page.reload();
+  await check();
+  assert.ok(longest < FRAME_MS_MAX, `${longest} ms`);
 });

@@ -1,4 +1,6 @@
-// Code: highlighting, loaded when the first block comes, and the button that copies it.
+// Code: its text, which grows, its colours when it is complete, and the button that copies it.
+import { COLOURS_CHARS } from './colours';
+import { highlight } from './highlight';
 import { append, PIECE_CHARS, visible } from './text';
 
 export interface Labels {
@@ -9,21 +11,11 @@ export interface Labels {
   showAll: (n: number) => string;
 }
 
-/** Longer code is not highlighted. */
-const HIGHLIGHT_CHARS = 40_000;
 const LINE_CHARS = 2000;
 /** How long the button says that it has copied. */
 const SAID_MS = 1500;
 
-let highlighter: Promise<(element: HTMLElement, language: string, code: string) => void> | null = null;
-
-function load(): NonNullable<typeof highlighter> {
-  highlighter ??= import('./highlight').then((module) => module.highlight);
-  highlighter.catch(() => (highlighter = null));
-  return highlighter;
-}
-
-/** A block of code with its head. `write` replaces the code, `close` highlights it. */
+/** A block of code with its head. `write` replaces the code, `close` colours it. */
 export class CodeBlock {
   readonly element = document.createElement('div');
   #pre = document.createElement('pre');
@@ -82,7 +74,7 @@ export class CodeBlock {
     const isWide = longestLine(text) > LINE_CHARS;
     if (isWide) this.#wrap();
     const { language } = this;
-    if (language && !isWide && text.length <= HIGHLIGHT_CHARS) void load().then((highlight) => highlight(this.#code, language, visible(text)), () => {});
+    if (language && !isWide && text.length <= COLOURS_CHARS) highlight(this.#code, language, visible(text));
   }
 }
 

@@ -2,11 +2,10 @@
 //
 // Must not touch anything but the elements that it is given. KaTeX builds elements itself, so no HTML is parsed here.
 import type { KatexOptions } from 'katex';
+import { later } from './slices';
 import { FORMULA_CHARS } from './syntax';
 import { isDeep } from './text';
 
-/** Time that formulas may take of a frame. */
-const SLICE_MS = 8;
 /** An answer whose formulas have taken this long shows the rest as they are written. */
 const ANSWER_MS = 2000;
 /** Formulas that are remembered, so that text which is still being written need not set them again. */
@@ -32,10 +31,10 @@ interface Wanted {
 
 const known = new Map<string, HTMLElement>();
 const spent = new WeakMap<Element, number>();
-const queue: Wanted[] = [];
+/** What came before KaTeX had. */
+let queue: Wanted[] = [];
 let katex: typeof import('katex').default | null = null;
-let loading: Promise<unknown> | null = null;
-let running = false;
+let isLoading = false;
 
 function name(tex: string, display: boolean): string {
   return (display ? 'D' : 'I') + tex;
@@ -49,28 +48,24 @@ export function set(root: ParentNode): void {
     if (tex.length > FORMULA_CHARS) continue;
     const copy = known.get(name(tex, display));
     if (copy) element.replaceChildren(copy.cloneNode(true));
+    else if (katex) later(() => one({ element, tex, display }));
     else queue.push({ element, tex, display });
   }
-  if (queue.length > 0) void start();
+  if (queue.length > 0) void load();
 }
 
-async function start(): Promise<void> {
-  if (running) return;
-  running = true;
+async function load(): Promise<void> {
+  if (isLoading) return;
+  isLoading = true;
   try {
-    loading ??= Promise.all([import('katex'), import('katex/dist/katex.min.css')]).then(([module]) => (katex = module.default));
-    await loading;
-    while (queue.length > 0) {
-      const until = performance.now() + SLICE_MS;
-      while (queue.length > 0 && performance.now() < until) one(queue.shift()!);
-      await new Promise((next) => setTimeout(next, 4));
-    }
+    const [module] = await Promise.all([import('katex'), import('katex/dist/katex.min.css')]);
+    katex = module.default;
+    for (const wanted of queue) later(() => one(wanted));
   } catch {
     // Without KaTeX, formulas stay as they are written; the next one asks for it again.
-    loading = null;
-    queue.length = 0;
   }
-  running = false;
+  queue = [];
+  isLoading = false;
 }
 
 function one({ element, tex, display }: Wanted): void {

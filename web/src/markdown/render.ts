@@ -6,12 +6,19 @@ import remend from 'remend';
 import { fenced, isNoise, settle, type Block } from './blocks';
 import { CodeBlock, type Labels } from './code';
 import * as formulas from './formulas';
+import { merge } from './merge';
 import { purify } from './purify';
 import { markdown } from './syntax';
 import { hasReordering, isDeep, makeVisible, showText } from './text';
 
 /** Time of a frame that building may take. */
 const SLICE_MS = 10;
+/** Until the next slice: what was built is laid out in between. */
+const PAUSE_MS = 16;
+/** Blocks stand in groups of this size, of which a browser lays those out that are in view. */
+const GROUP_CHARS = 1500;
+/** So many rows are added to one table; then there is another one. */
+const ROWS_MAX = 400;
 /** A last block that took long to build is built again after this many times its time. */
 const PATIENCE = 5;
 
@@ -19,7 +26,12 @@ export class Rendered {
   #text = '';
   #taken = 0;
   #queue: Block[] = [];
-  #open: HTMLElement | null = null;
+  #head = '';
+  #group: HTMLElement | null = null;
+  #groupChars = 0;
+  /** The body of the table that was built last, if nothing came after. */
+  #rows: HTMLTableSectionElement | null = null;
+  #open: Element[] = [];
   #openCode: CodeBlock | null = null;
   #shown = '';
   #notBefore = 0;
@@ -51,8 +63,9 @@ export class Rendered {
     this.root.replaceChildren();
     this.#taken = 0;
     this.#queue = [];
-    this.#open = this.#openCode = null;
-    this.#shown = '';
+    this.#head = this.#shown = '';
+    this.#group = this.#rows = this.#openCode = null;
+    this.#open = [];
   }
 
   #again(ms: number): void {
@@ -67,12 +80,13 @@ export class Rendered {
       return;
     }
     clearTimeout(this.#timer);
-    const { blocks, taken } = settle(this.#text.slice(this.#taken), this.#done);
+    const { blocks, taken, head } = settle(this.#text.slice(this.#taken), this.#done, this.#head);
     this.#taken += taken;
+    this.#head = head;
     this.#queue.push(...blocks);
     while (this.#queue.length > 0) {
       if (performance.now() - begun > SLICE_MS) {
-        this.#again(0);
+        this.#again(PAUSE_MS);
         return;
       }
       this.#build(this.#queue.shift()!);
@@ -83,54 +97,81 @@ export class Rendered {
   }
 
   #close(): void {
-    this.#open?.remove();
-    this.#open = this.#openCode = null;
+    for (const element of this.#open) element.remove();
+    this.#open = [];
+    this.#openCode = null;
   }
 
-  /** Puts a settled block before the open one, or makes it of the open one. */
+  /** Makes the open block what an element is, if it can be. */
+  #becomes(element: HTMLElement): boolean {
+    const [open] = this.#open;
+    const can = this.#open.length === 1 && !this.#openCode && open instanceof HTMLDivElement;
+    if (can) merge(open, element);
+    return can;
+  }
+
+  /** The group that what comes next belongs to. */
+  #place(): HTMLElement {
+    if (!this.#group || this.#groupChars > GROUP_CHARS) {
+      this.#group = document.createElement('div');
+      this.#group.className = 'blocks';
+      this.#groupChars = 0;
+      this.root.append(this.#group);
+    }
+    return this.#group;
+  }
+
+  /** Puts a settled block in the place of the open one, or makes it of the open one. */
   #build(block: Block): void {
-    let element: HTMLElement;
     if (block.kind === 'code') {
       const { code, language } = fenced(block.raw) ?? { code: block.raw, language: '' };
-      const isOpenOne = this.#openCode && this.#openCode.language === language;
+      const isOpenOne = this.#openCode?.language === language;
       const made = isOpenOne ? this.#openCode! : new CodeBlock(language, this.labels);
       made.close(code.replace(/\n$/, ''));
-      element = made.element;
-      this.#openCode = null;
-      if (isOpenOne) {
-        this.#open = null;
-        return;
-      }
-    } else if (block.kind === 'plain') {
-      element = plain(block.raw, this.labels);
+      if (isOpenOne) this.#open = [];
+      this.#close();
+      if (!isOpenOne) this.#place().append(made.element);
+      this.#rows = null;
     } else {
-      element = this.#elements(block.raw);
+      const made = block.kind === 'plain' ? plain(block.raw, this.labels) : this.#elements(block.raw);
+      const isOpenOne = block.kind === 'markdown' && this.#becomes(made);
+      const element = isOpenOne ? this.#open.pop()! : made;
+      this.#close();
+      const rows = block.kind === 'rows' && this.#rows ? [...element.querySelectorAll('tbody > tr')] : [];
+      if (rows.length > 0) this.#rows!.append(...rows);
+      else if (!isOpenOne) this.#place().append(element);
+      if (rows.length === 0 || this.#rows!.rows.length > ROWS_MAX) this.#rows = rows.length > 0 ? null : element.querySelector(':scope > .table:last-child tbody');
     }
-    this.#close();
     this.#shown = '';
-    if (block.raw.length > 4000) element.classList.add('long');
-    this.root.append(element);
+    this.#groupChars += block.raw.length;
   }
 
   /** Shows what is not settled yet. */
   #grow(text: string): void {
     if (text === this.#shown) return;
     this.#shown = text;
-    const fence = fenced(text);
+    const fence = this.#head ? null : fenced(text);
     if (fence) {
       if (this.#openCode?.language !== fence.language) {
         this.#close();
         this.#openCode = new CodeBlock(fence.language, this.labels);
-        this.#open = this.#openCode.element;
-        this.root.append(this.#open);
+        this.#open = [this.#openCode.element];
+        this.#place().append(this.#openCode.element);
       }
       this.#openCode.write(fence.code);
       return;
     }
-    const element = text.trim() ? (isNoise(text) ? plain(text, this.labels) : this.#elements(remend(text))) : null;
+    const element = text.trim() ? (isNoise(text) ? plain(text, this.labels) : this.#elements(remend(this.#head + text))) : null;
+    if (element && !this.#head && this.#becomes(element)) return;
     this.#close();
-    this.#open = element;
-    if (element) this.root.append(element);
+    if (!element) return;
+    const rows = this.#head && this.#rows ? [...element.querySelectorAll(':scope > .table:first-child tbody > tr')] : [];
+    if (rows.length > 0) {
+      this.#rows!.append(...rows);
+      element.querySelector('.table')!.remove();
+    }
+    this.#open = element.hasChildNodes() ? [...rows, element] : rows;
+    if (element.hasChildNodes()) this.#place().append(element);
   }
 
   #elements(raw: string): HTMLElement {

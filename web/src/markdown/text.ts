@@ -47,8 +47,8 @@ export function isDeep(root: Element): boolean {
   return false;
 }
 
-/** Text grows in pieces of this size, so that only the last one is laid out again. */
-export const PIECE_CHARS = 4000;
+/** Text grows in pieces of this size, so that only the last one is laid out again, and those in view are. */
+export const PIECE_CHARS = 2000;
 /** So much of a growing text is shown. */
 const GROWING_CHARS = 200_000;
 

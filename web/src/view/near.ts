@@ -25,3 +25,8 @@ export class Near {
     this.#observer.disconnect();
   }
 }
+
+/** The pixels that a message takes before it was ever seen, more or less. */
+export function guess(n_chars: number): number {
+  return Math.min(60 + (n_chars / 80) * 26, 4000);
+}
