@@ -1,5 +1,5 @@
 // Pictures of the page for docs/page.md: `node tests/screenshots.mjs FOLDER`, with a scripted server built. They are to be
-// looked at by somebody, so no test runs this.
+// looked at by somebody, so no test runs this; with 256 colours each (Pillow's `quantize`) they are half as large.
 import { appendFileSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -68,12 +68,15 @@ const SEA = `小须鲸是**须鲸**中体型较小的一种，成体长约 7 至
 * 叫声频率约为 $50$ 至 $9400$ 赫兹`;
 
 /** An answer as it comes, word by word. */
-const spoken = (content, reasoning = '', pause = 0) => async function* () {
-  for (const part of reasoning.match(/\S+\s*/g) ?? []) {
+const spoken = (content, reasoning = '', pause = 24) => async function* () {
+  for (const part of reasoning.match(/[^\x00-\x7f]|[\x21-\x7f]+\s*/g) ?? []) {
     yield { reasoning_content: part };
-    if (pause) yield pause;
+    yield pause;
   }
-  for (const part of content.match(/\s*\S+\s*/g) ?? []) yield { content: part };
+  for (const part of content.match(/\s*[^\x00-\x7f]|\s*[\x21-\x7f]+\s*/g) ?? []) {
+    yield { content: part };
+    yield 24;
+  }
 };
 
 async function page({ phone = false, dark = false, locale = 'en-GB' } = {}) {
@@ -119,14 +122,20 @@ await shot(light, 'thinking');
 await done(light);
 await light.locator('.katex').first().waitFor();
 await light.locator('.thinking-line').click();
+await light.setViewportSize({ width: 1180, height: 960 });
 await shot(light, 'light');
 
 model.answer = spoken(CODE);
-const dark = await page({ dark: true });
-await say(dark, 'A ring buffer in Rust that does not allocate, please.');
-await dark.locator('.hljs-keyword').first().waitFor();
-await shot(dark, 'dark-code');
+for (const [name, dark, question] of [['dark-code', true, 'A ring buffer in Rust that does not allocate, please.'], ['light-code', false, 'How does a ring buffer look in Rust?']]) {
+  const coded = await page({ dark });
+  await say(coded, question);
+  await coded.locator('.hljs-keyword').first().waitFor();
+  await coded.setViewportSize({ width: 1180, height: 900 });
+  await shot(coded, name);
+  await coded.context().close();
+}
 
+await light.setViewportSize({ width: 1180, height: 780 });
 await light.keyboard.press('Control+k');
 await light.keyboard.type('whale');
 await light.locator('.hit').nth(1).waitFor();
@@ -141,7 +150,7 @@ await phone.getByRole('button', { name: 'Menu', exact: true }).click();
 await shot(phone, 'phone-menu');
 
 const chinese = await page({ locale: 'zh-CN' });
-model.answer = spoken(SEA, '用户想了解小须鲸。');
+model.answer = spoken(SEA, '用户想了解小须鲸。', 200);
 await say_(chinese, '介绍一下小须鲸');
 await shot(chinese, 'chinese');
 
@@ -153,6 +162,7 @@ async function say_(of, text) {
 }
 
 await light.getByRole('button', { name: 'Settings', exact: true }).click();
+await light.setViewportSize({ width: 1180, height: 1000 });
 await shot(light, 'settings');
 await light.keyboard.press('Escape');
 
