@@ -1,4 +1,4 @@
-//! Speed of products with block-quantised weights: `cargo run --release -p cpu --example products -- [threads] [format]`.
+//! Speed of products with block-quantised weights: `cargo run --release -p cpu --example products -- [threads] [format] [level]`.
 //!
 //! Prints, per format and level, GB/s of weights read for one and for eight rows of activations (the weights exceed every
 //! cache), for one row from the second-level cache, and GOP/s for more rows from there. Must not be a test: speed is measured, not asserted.
@@ -26,6 +26,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let n_threads = args.next().and_then(|n| n.parse().ok()).unwrap_or(1);
     let only = args.next();
+    let only_level = args.next();
     for format in WeightFormat::ALL {
         if format.block_len() == 1 || only.as_ref().is_some_and(|only| *only != format.name()) {
             continue;
@@ -37,7 +38,8 @@ fn main() {
         let few = w.slice_rows(0..(768 << 10) / format.row_bytes(cols).unwrap_or(1));
         let x: Vec<f32> = (0..512 * cols).map(|i| ((i * 7919) % 255) as f32 - 127.0).collect();
         let mut out = vec![0.0; (512 * few.rows).max(8 * rows)];
-        for level in Level::available().into_iter().filter(|level| *level != Level::Scalar) {
+        let wanted = |level: &Level| only_level.as_ref().map_or(*level != Level::Scalar, |only| level.name() == only);
+        for level in Level::available().into_iter().filter(wanted) {
             let cpu = Cpu::with(level, n_threads).with_activations(Activations::Int8);
             let decode = shortest(|| cpu.matmul(&x, 1, &w, None, &mut out));
             let eight = shortest(|| cpu.matmul(&x, 8, &w, None, &mut out));

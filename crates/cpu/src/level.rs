@@ -9,6 +9,8 @@
 #![expect(unsafe_code, reason = "enters functions compiled for a level, behind tokens that only detection makes")]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -16,8 +18,25 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::Tiles;
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use scalar::Tiles;
+
 /// Values in a vector.
 pub(crate) const LANES: usize = 16;
+
+/// As many bytes as a vector has: in a panel, something of each of its sixteen rows.
+pub(crate) type Line = [u8; 64];
+
+/// What two pairs of tiles give: sums of sixteen rows of activations with sixteen of weights, four times.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Sums(pub(crate) [[[i32; LANES]; LANES]; 4]);
+
+impl Sums {
+    pub(crate) const ZERO: Self = Self([[[0; LANES]; LANES]; 4]);
+}
 
 /// `[f(0), f(1), …]`. Unlike [`std::array::from_fn`] always inlined: else what it calls is compiled without the level's
 /// instructions.
@@ -48,6 +67,9 @@ pub enum Level {
     /// AVX-512 F, BW, DQ and VL with VNNI (servers since 2019, AMD since Zen 4).
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 and tiles of bytes (AMX; Intel servers since 2023): many rows at once are multiplied by tiles.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Level {
@@ -63,7 +85,8 @@ impl Level {
     pub fn available() -> Vec<Self> {
         let avx2 = avx2::Avx2::detect().map(|_| Self::Avx2);
         let avx512 = avx512::Avx512::detect().map(|_| Self::Avx512);
-        [Some(Self::Scalar), avx2, avx512].into_iter().flatten().collect()
+        let amx = avx512::Avx512::detect_with_tiles().map(|_| Self::Amx);
+        [Some(Self::Scalar), avx2, avx512, amx].into_iter().flatten().collect()
     }
 
     /// Every level of this machine, slowest first.
@@ -82,7 +105,17 @@ impl Level {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
         }
+    }
+
+    /// Whether kernels may ask for [`Simd::tiles`].
+    pub(crate) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Runs a kernel at this level.
@@ -103,6 +136,12 @@ impl Level {
                 // SAFETY: as above.
                 Some(token) => unsafe { avx512::enter(token, kernel) },
                 None => panic!("the AVX-512 level on a machine without AVX-512 F, BW, DQ, VL and VNNI"),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => match avx512::Avx512::detect_with_tiles() {
+                // SAFETY: as above.
+                Some(token) => unsafe { avx512::enter(token, kernel) },
+                None => panic!("the AMX level on a machine without AMX"),
             },
         }
     }
@@ -185,6 +224,9 @@ pub(crate) trait Simd: Copy {
 
     // --- i32
     fn splat_i32(self, value: i32) -> Self::I32;
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32;
+    /// a·2^BITS + b; what does not fit is lost.
+    fn shl_add<const BITS: u32>(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn sum_i32(self, vector: Self::I32) -> i32;
     /// Stores values of −128..=127 as bytes.
     fn store_i8(self, vector: Self::I32, to: &mut [i8; LANES]);
@@ -230,6 +272,17 @@ pub(crate) trait Simd: Copy {
     ) -> [Self::I32; T];
     /// Sixteen rows of 64 bytes as sixteen steps of a panel: `to[i]` holds the bytes 4i..4i + 4 of every row.
     fn transpose<T: Plain, const N: usize>(self, rows: [&[T; N]; 16], to: &mut [[T; N]; 16]);
+
+    /// Whether the level has register tiles.
+    #[inline(always)]
+    fn has_tiles(self) -> bool {
+        false
+    }
+    /// This thread's register tiles of activations and weights, `bytes` wide, where the level has any.
+    #[inline(always)]
+    fn tiles(self, bytes: usize) -> Option<Tiles> {
+        self.has_tiles().then(|| Tiles::new(bytes))
+    }
 
     // --- quarters: something of each of four rows
     fn load_quarters(self, rows: [&[u8; 16]; 4]) -> Self::Bytes;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use ops::WeightFormat;
 
 use super::Cpu;
-use crate::kernel::int::panel::{Line, dots};
+use crate::kernel::int::panel::dots;
 use crate::kernel::int::{Format, Small, Super, WithFormat, with_format};
-use crate::level::{Kernel, LANES, Simd, make};
+use crate::level::{Kernel, LANES, Line, Simd, Sums, make};
 
 /// The best of so many rounds counts: a peak is what the machine does when nothing disturbs it. Short ones find a moment
 /// of that on a busy machine too.
@@ -121,6 +121,9 @@ struct Codes<F, const SCALED: bool> {
 impl<F: Format, const SCALED: bool> Kernel for Codes<F, SCALED> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        if simd.has_tiles() {
+            return self.tiles(simd);
+        }
         match S::PANEL_TOKENS {
             8 => self.rows::<S, 8>(simd),
             4 => self.rows::<S, 4>(simd),
@@ -131,6 +134,37 @@ impl<F: Format, const SCALED: bool> Kernel for Codes<F, SCALED> {
 }
 
 impl<F: Format, const SCALED: bool> Codes<F, SCALED> {
+    /// The same by tiles, as many products in a turn: two blocks of sixteen rows with four tiles of weights, a super-block's
+    /// in two digits.
+    #[inline(always)]
+    fn tiles<S: Simd>(self, simd: S) {
+        let Some(tiles) = simd.tiles(if SCALED { 64 } else { 32 }) else { return };
+        let w: [Line; 2 * STEPS * STEPS] = [[1; 64]; 2 * STEPS * STEPS];
+        let x = w;
+        let mut sums = Sums::ZERO;
+        // Products of 32 rows with a panel of 256 columns; a turn of the other loop has four times as many.
+        const { assert!(4 * STEPS * N_GROUPS * ROWS == 32 * 256 / 2) };
+        for _ in 0..self.n_turns.div_ceil(2) {
+            let (w, x) = black_box((&w, &x));
+            if SCALED {
+                let [high, low] = w.as_chunks::<{ STEPS * STEPS }>().0 else { unreachable!("two digits") };
+                let [a, b] = x.as_chunks::<{ STEPS * STEPS }>().0 else { unreachable!("two blocks") };
+                let [a, b, high, low] = [a, b, high, low].map(|lines| lines.as_chunks::<LANES>().0);
+                tiles.clear::<2>();
+                for i in 0..STEPS * STEPS / LANES {
+                    tiles.digits([&a[i], &b[i]], [&high[i], &low[i]]);
+                }
+                tiles.take::<2>(&mut sums);
+            } else {
+                for (w, x) in w.as_chunks::<STEPS>().0.iter().take(STEPS).zip(x.as_chunks::<{ 2 * STEPS }>().0) {
+                    let [a, b] = x.as_chunks::<STEPS>().0 else { unreachable!("two halves") };
+                    tiles.codes([a, b], w, &mut sums);
+                }
+            }
+        }
+        black_box(&sums.0);
+    }
+
     #[inline(always)]
     fn rows<S: Simd, const T: usize>(self, simd: S) {
         // Fours of activations that cancel, so that the sums stay small.

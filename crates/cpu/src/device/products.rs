@@ -13,13 +13,19 @@ use super::Cpu;
 use crate::kernel::int::groups::{Group, Group32, Group256, Quantised, Round};
 use crate::kernel::int::panel::{Panel, PanelProducts, SmallPanel, SuperPanel, panels_at_once};
 use crate::kernel::int::rows::{Dots, RowProducts, SmallDots, SuperDots};
+use crate::kernel::int::tiles::{self, TilePanel, TileProducts};
 use crate::kernel::int::{self, Format, Product, UNIT, WithFormat, with_format};
 use crate::kernel::matmul::{Inputs, MatMul, Outputs, PANEL};
+use crate::level::Line;
 use crate::scratch::Scratch;
 
 /// Rows of activations up to which weights are read as they lie: unpacking sixteen rows into a panel costs as much as
 /// multiplying them with a few rows.
 const ROWS_MAX: usize = 5;
+
+/// Rows of activations from which on register tiles are worth their packing, where the level has them: codes and scales
+/// become two digits, which takes as long as to multiply with a dozen rows.
+const TILE_ROWS: usize = 20;
 
 /// Rows of activations from which on weights in f32 are packed for the register tiles of a matrix product; fewer meet
 /// them as dot products. The bits are the same.
@@ -32,8 +38,8 @@ const SPLIT_MIN: usize = 1 << 14;
 pub(super) struct IntScratch {
     groups32: Scratch<Group32>,
     groups256: Scratch<Group256>,
-    /// One piece per worker.
-    lines: Scratch<[u8; 64]>,
+    /// One piece per worker. Bytes, since lines would not begin where cache lines do.
+    lines: Scratch<u8>,
 }
 
 impl IntScratch {
@@ -41,7 +47,7 @@ impl IntScratch {
         Self {
             groups32: Scratch::new(1, Group32::default()),
             groups256: Scratch::new(1, Group256::default()),
-            lines: Scratch::new(n_threads, [0; 64]),
+            lines: Scratch::new(n_threads, 0),
         }
     }
 }
@@ -181,7 +187,7 @@ struct InIntegers<'a> {
 }
 
 impl InIntegers<'_> {
-    fn run<F: Format, D: Dots<F>, P: Panel<F>>(self, x: Quantised<'_, F::Group>) {
+    fn run<F: Format, D: Dots<F>, P: Panel<F> + TilePanel<F>>(self, x: Quantised<'_, F::Group>) {
         let Self { cpu, worker, part: Part { w, w_rows, first, bias, out }, rows, .. } = self;
         let Rows { first: first_row, stride, picks, n } = rows;
         let x = int::Inputs { x, first: first_row, stride, picks, n };
@@ -189,8 +195,17 @@ impl InIntegers<'_> {
         if n <= ROWS_MAX {
             return cpu.level.run(RowProducts::<F, D> { product, dots: PhantomData });
         }
-        let n_lines = w.cols / w.format.block_len() * P::LINES;
-        cpu.int_scratch.lines.lend(worker, n_lines * panels_at_once(n_lines), |panel| {
+        let n_groups = w.cols / w.format.block_len();
+        if cpu.level.has_tiles() && n >= TILE_ROWS {
+            let n_lines = tiles::n_lines::<F, P>(n, product.w_rows.len(), n_groups);
+            return cpu.int_scratch.lines.lend(worker, size_of::<Line>() * n_lines, |bytes| {
+                let lines = bytes.as_chunks_mut().0;
+                cpu.level.run(TileProducts::<F, P> { product, lines, kind: PhantomData });
+            });
+        }
+        let n_lines = n_groups * <P as Panel<F>>::LINES;
+        cpu.int_scratch.lines.lend(worker, size_of::<Line>() * n_lines * panels_at_once(n_lines), |bytes| {
+            let panel = bytes.as_chunks_mut().0;
             cpu.level.run(PanelProducts::<F, P> { product, panel, kind: PhantomData });
         });
     }
@@ -299,13 +314,13 @@ mod tests {
             for (rows, n_blocks) in [(1, 1), (7, 2), (16, 3), (37, 4)] {
                 let w = matrix(format, rows, n_blocks);
                 let mut next = bytes(rows as u64);
-                let n_max = 19;
+                let n_max = 50;
                 let x: Vec<f32> = (0..n_max * w.cols).map(|_| f32::from(next()) - 127.5).collect();
                 let exact = product(&Cpu::with(Level::Scalar, 1), &w, &x, n_max);
                 let mut first = None;
                 for level in Level::available() {
                     let cpu = Cpu::with(level, 2).with_activations(Activations::Int8);
-                    for n in (1..12).chain([n_max]) {
+                    for n in (1..12).chain([16, 17, 32, 33, n_max]) {
                         let found = product(&cpu, &w, &x, n);
                         let expected = first.get_or_insert_with(|| product(&cpu, &w, &x, n_max));
                         assert_eq!(found, expected[..n * rows], "{format}, {rows} rows, {n} inputs, {}", level.name());

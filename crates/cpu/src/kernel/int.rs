@@ -5,7 +5,8 @@
 //! Hence a row's result has the same bits from both kernels, at every level and beside any other rows:
 //!
 //! * `rows.rs` reads the weights as they lie in the file, for a few rows of activations (decode);
-//! * `panel.rs` unpacks sixteen weight rows into a panel once and reuses it for many (prefill).
+//! * `panel.rs` unpacks sixteen weight rows into a panel once and reuses it for many (prefill);
+//! * `tiles.rs` does the same where the level has register tiles.
 //!
 //! Formats (`small.rs`, `super_block.rs`) only say how a block's codes and scales are unpacked.
 
@@ -14,6 +15,7 @@ pub(crate) mod panel;
 pub(crate) mod rows;
 mod small;
 mod super_block;
+pub(crate) mod tiles;
 
 pub(crate) use small::Small;
 pub(crate) use super_block::Super;
@@ -148,8 +150,14 @@ impl<G> Product<'_, G> {
     /// Writes what weight rows from `row` on, as far as there are so many, gave for input `t`.
     #[inline(always)]
     fn set<const N: usize>(&self, t: usize, row: usize, sums: [f32; N]) {
-        for (row, sum) in (row..self.w_rows.end).zip(sums) {
-            self.out.set(t, row - self.first, self.bias.map_or(sum, |bias| sum + bias[row]));
+        let n = (self.w_rows.end - row).min(N);
+        let out = self.out.row(t, row - self.first, n);
+        match self.bias {
+            None => out.iter().zip(sums).for_each(|(out, sum)| out.set(sum)),
+            Some(bias) => {
+                let sums = sums.into_iter().zip(&bias[row..row + n]);
+                out.iter().zip(sums).for_each(|(out, (sum, bias))| out.set(sum + bias));
+            }
         }
     }
 }

@@ -59,6 +59,13 @@ impl Outputs<'_> {
         let place = self.places.map_or(i, |places| places[i] as usize);
         self.values[place * self.stride + self.start + r].set(value);
     }
+
+    /// Results `first..first + n` of input i.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize, first: usize, n: usize) -> &[Shared32] {
+        let place = self.places.map_or(i, |places| places[i] as usize);
+        &self.values[place * self.stride + self.start + first..][..n]
+    }
 }
 
 /// The product for some of W's rows.

@@ -231,6 +231,15 @@ impl Simd for Avx2 {
         op!([_mm256_set1_epi32(value); 2])
     }
     #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> Self::I32 {
+        make(|i| load(values, i))
+    }
+    #[inline(always)]
+    fn shl_add<const BITS: u32>(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        let by = op!(_mm_cvtsi32_si128(BITS as i32));
+        make(|i| op!(_mm256_add_epi32(_mm256_sll_epi32(a[i], by), b[i])))
+    }
+    #[inline(always)]
     fn sum_i32(self, v: Self::I32) -> i32 {
         op!({
             let eight = _mm256_add_epi32(v[0], v[1]);

@@ -4,12 +4,12 @@
 use std::arch::x86_64::*;
 
 use super::x86::{halves_and_rows, in_turn, op, opaque, opaque512};
-use super::{Kernel, LANES, Plain, Simd, make, map};
+use super::{Kernel, LANES, Plain, Simd, amx, make, map};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, besides AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512 {
-    _private: (),
+    has_tiles: bool,
 }
 
 impl Avx512 {
@@ -22,7 +22,12 @@ impl Avx512 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        has.then_some(Self { _private: () })
+        has.then_some(Self { has_tiles: false })
+    }
+
+    /// The same, and that it has AMX.
+    pub(crate) fn detect_with_tiles() -> Option<Self> {
+        Self::detect().filter(|_| amx::detect()).map(|_| Self { has_tiles: true })
     }
 }
 
@@ -191,6 +196,18 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn splat_i32(self, value: i32) -> __m512i {
         op!(_mm512_set1_epi32(value))
+    }
+    #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> __m512i {
+        load(values)
+    }
+    #[inline(always)]
+    fn shl_add<const BITS: u32>(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(_mm512_slli_epi32::<BITS>(a), b))
+    }
+    #[inline(always)]
+    fn has_tiles(self) -> bool {
+        self.has_tiles
     }
     #[inline(always)]
     fn sum_i32(self, v: __m512i) -> i32 {

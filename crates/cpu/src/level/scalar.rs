@@ -118,6 +118,14 @@ impl Simd for Scalar {
         [value; LANES]
     }
     #[inline(always)]
+    fn load_i32(self, values: &[i32; LANES]) -> [i32; LANES] {
+        *values
+    }
+    #[inline(always)]
+    fn shl_add<const BITS: u32>(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        from_fn(|i| a[i].wrapping_shl(BITS).wrapping_add(b[i]))
+    }
+    #[inline(always)]
     fn sum_i32(self, v: [i32; LANES]) -> i32 {
         v.into_iter().fold(0, i32::wrapping_add)
     }
@@ -380,4 +388,32 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}
+}
+
+/// Register tiles, which no processor of this kind has.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) enum Tiles {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Tiles {
+    /// # Panics
+    /// Always
+    pub(super) fn new(_bytes: usize) -> Self {
+        panic!("tiles on a processor without them")
+    }
+    pub(crate) fn clear<const T: usize>(&self) {
+        match *self {}
+    }
+    pub(crate) fn digits<const T: usize>(&self, _x: [&[Line; 16]; T], _w: [&[Line; 16]; 2]) {
+        match *self {}
+    }
+    pub(crate) fn take<const T: usize>(&self, _to: &mut Sums) {
+        match *self {}
+    }
+    pub(crate) fn codes<const T: usize>(&self, _x: [&[Line; 8]; T], _w: &[Line; 8], _to: &mut Sums) {
+        match *self {}
+    }
+    pub(crate) fn split(&self, _codes: &Line, _scales: &Line, _to: [&mut Line; 2]) {
+        match *self {}
+    }
 }

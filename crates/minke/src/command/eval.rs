@@ -36,7 +36,7 @@ const TEMPERATURE_OF_SAMPLES: f32 = 0.6;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     minke eval -m MODEL\n  \
-    minke eval -m MODEL --task countdown --parameters 'min_numbers = 3' --count 500 --samples 4\n  \
+    minke eval -m MODEL --task countdown --parameters 'numbers = [3, 3]' --count 500 --samples 4\n  \
     minke eval -m MODEL --questions exam.jsonl\n  \
     minke eval -m MODEL --questions exam.jsonl --verifier 'python3 judge.py'\n\n\
     A line of --questions: {\"messages\": [{\"role\": \"user\", \"content\": \"2 + 2?\"}], \"data\": {\"answer\": \"4\"}}.\n\

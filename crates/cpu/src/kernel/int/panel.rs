@@ -10,10 +10,7 @@ use super::groups::{Group, Group32, Group256};
 use super::small::Small;
 use super::super_block::{Factors, Super};
 use super::{Format, Product, UNIT, ask};
-use crate::level::{Kernel, LANES, Simd, make, map};
-
-/// Something of each of a panel's rows.
-pub(crate) type Line = [u8; 64];
+use crate::level::{Kernel, LANES, Line, Simd, make, map};
 
 /// A product, by panels.
 pub(crate) struct PanelProducts<'a, F: Format, P> {
@@ -139,7 +136,13 @@ fn numbers<S: Simd, B>(simd: S, blocks: [&B; UNIT], of_four: impl Fn([&B; 4]) ->
 
 /// A group's sums in integers, times the line's numbers and the activations' scales, added to the sums in f32.
 #[inline(always)]
-fn scale_and_add<S: Simd, const T: usize>(simd: S, line: &Line, d: [f32; T], acc: [S::I32; T], sums: &mut [S::F32; T]) {
+pub(super) fn scale_and_add<S: Simd, const T: usize>(
+    simd: S,
+    line: &Line,
+    d: [f32; T],
+    acc: [S::I32; T],
+    sums: &mut [S::F32; T],
+) {
     let scale = simd.as_f32(simd.load_u8(line));
     for t in 0..T {
         sums[t] = simd.mul_add(simd.mul(scale, simd.splat(d[t])), simd.to_f32(acc[t]), sums[t]);
@@ -198,6 +201,12 @@ fn subs<F: Super>(pair: usize) -> [usize; 2] {
         8 => [2 * pair, 2 * pair + 1],
         _ => [pair / 2 * 4 + pair % 2, pair / 2 * 4 + pair % 2 + 2],
     }
+}
+
+/// The line of the scale that code line `i` is multiplied with.
+#[inline(always)]
+pub(super) fn subs_line<F: Super>(i: usize) -> usize {
+    SCALES + i / if F::N_SUB == 8 { 8 } else { 4 }
 }
 
 impl<F: Super> Panel<F> for SuperPanel {
