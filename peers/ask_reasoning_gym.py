@@ -18,17 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import reasoning_gym
 
-# What models/tiny was trained for. The package's own defaults are larger for products (5 digits) and countdown (6 numbers).
+# What models/tiny was trained for. The package's own defaults are larger: brackets of 4 digits, products of 5,
+# countdown of 6 numbers.
 SIZES = [
     ("chain_sum", {}),
+    ("basic_arithmetic", {"max_digits": 2}),
     ("basic_arithmetic", {}),
     ("products", {"max_digits": 4}),
     ("gcd", {}),
     ("countdown", {"min_numbers": 3, "max_numbers": 3}),
     ("countdown", {"min_numbers": 4, "max_numbers": 4}),
-    ("number_sorting", {}),
-    ("letter_counting", {}),
-    ("base_conversion", {}),
 ]
 
 
