@@ -142,7 +142,7 @@ impl<F: Format, const SCALED: bool> Codes<F, SCALED> {
         let w: [Line; 2 * STEPS * STEPS] = [[1; 64]; 2 * STEPS * STEPS];
         let x = w;
         let mut sums = Sums::ZERO;
-        // Products of 32 rows with a panel of 256 columns; a turn of the other loop has four times as many.
+        // Products of 32 rows with a panel of 256 columns; a turn of the other loop has half as many.
         const { assert!(4 * STEPS * N_GROUPS * ROWS == 32 * 256 / 2) };
         for _ in 0..self.n_turns.div_ceil(2) {
             let (w, x) = black_box((&w, &x));

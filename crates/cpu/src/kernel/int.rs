@@ -2,7 +2,7 @@
 //!
 //! Per group of columns (as many as a block of weights spans) the sum of products is exact, so it does not depend on how
 //! it was computed; only the sum over the groups is in f32, one fused multiply-add per group in the order of the columns.
-//! Hence a row's result has the same bits from both kernels, at every level and beside any other rows:
+//! Hence a row's result has the same bits from every kernel, at every level and beside any other rows:
 //!
 //! * `rows.rs` reads the weights as they lie in the file, for a few rows of activations (decode);
 //! * `panel.rs` unpacks sixteen weight rows into a panel once and reuses it for many (prefill);
