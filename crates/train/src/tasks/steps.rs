@@ -223,10 +223,12 @@ pub(super) fn divide_with_rest(a: i64, b: i64) -> Step {
     if a < 10 * b {
         return take_away(a, b);
     }
-    let (columns, rest) = if b < 10 { divide_columns(a, b) } else { divide_lines(a, b) };
-    let before_rest = if b < 10 { ", " } else { "\n" };
-    let space = if b < 10 { " " } else { "" };
-    (format!("{a} / {b}:{space}{columns}{before_rest}rest {rest}"), rest)
+    if b < 10 {
+        let (columns, rest) = divide_columns(a, b);
+        return (format!("{a} / {b}: {columns}, rest {rest}"), rest);
+    }
+    let (lines, rest) = divide_lines(a, b);
+    (format!("{a} / {b}:{lines}\nrest {rest}"), rest)
 }
 
 #[cfg(test)]
