@@ -3,6 +3,7 @@
 //! Owns server-sent events and keeping silent connections alive. Must not know what a dialect's events say.
 
 use std::convert::Infallible;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +12,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::error::ApiError;
 use crate::generate::{Choice, Generation, Output, collect};
@@ -48,32 +49,58 @@ pub(crate) fn event(out: &mut String, name: &str, value: &impl serde::Serialize)
     data(out, value);
 }
 
+/// A stream is written to no more often than this, as often as screens show something new. Where a token takes a small model
+/// a tenth of a millisecond, sending each by itself would cost as much again.
+const PACE: Duration = Duration::from_millis(16);
+
+/// The next time at which streams are written to: the same for all of them, so that they wake the machine once.
+fn next_turn() -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since = FIRST.elapsed().as_nanos() / PACE.as_nanos() + 1;
+    *FIRST + PACE * u32::try_from(since).unwrap_or(u32::MAX)
+}
+
 struct Events<R> {
     generation: Generation,
     render: R,
     keep_alive: Duration,
     open: bool,
     done: bool,
+    /// When the next piece may go out.
+    not_before: Option<Instant>,
 }
 
 impl<R: Render> Events<R> {
     /// The next bytes; none at the end.
     async fn next(&mut self) -> Option<String> {
         let mut out = String::new();
-        if !std::mem::replace(&mut self.open, true) {
+        let is_first = !std::mem::replace(&mut self.open, true);
+        if is_first {
             self.render.open(&mut out);
+        }
+        if let Some(not_before) = self.not_before {
+            sleep_until(not_before).await;
         }
         let deadline = Instant::now() + self.keep_alive;
         while out.is_empty() && !self.done {
-            let Ok(output) = timeout_at(deadline, self.generation.next()).await else {
+            let Ok(mut output) = timeout_at(deadline, self.generation.next()).await else {
                 return Some(": keep-alive\n\n".into());
             };
+            // What has happened meanwhile goes out in the same piece, and what goes on a text in the same event.
+            while let Some(held @ (Output::Token { .. } | Output::Finished { .. })) = &mut output
+                && let Some(next) = self.generation.next_ready()
+            {
+                if let Some(next) = held.join(next) {
+                    self.take(output.replace(next), &mut out);
+                }
+            }
             self.take(output, &mut out);
-            // What has happened meanwhile goes out in the same piece.
-            while let Some(output) = self.generation.next_ready().filter(|_| !self.done) {
-                self.take(Some(output), &mut out);
+            if self.generation.is_over() && !self.done {
+                self.take(None, &mut out);
             }
         }
+        // The first token follows the headers at once.
+        self.not_before = (!is_first).then(next_turn);
         (!out.is_empty()).then_some(out)
     }
 
@@ -94,7 +121,7 @@ impl<R: Render> Events<R> {
 
 /// An answer as events. Its headers go out at once.
 pub(crate) fn events<R: Render>(generation: Generation, render: R, keep_alive: Duration) -> Response {
-    let events = Events { generation, render, keep_alive, open: false, done: false };
+    let events = Events { generation, render, keep_alive, open: false, done: false, not_before: None };
     let stream = unfold(events, |mut events| async move {
         let bytes = events.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(bytes)), events))

@@ -82,6 +82,29 @@ fn a_stream_says_what_the_whole_answer_says() {
 }
 
 #[test]
+fn a_stream_can_tell_with_every_part_what_it_has_taken() {
+    let served = server();
+    let options = json!({ "include_usage": true, "continuous_usage_stats": true });
+    for n in [1, 2] {
+        let request = json!({ "messages": user("count 60"), "stream": true, "n": n, "stream_options": options });
+        let events = post(served.addr, PATH, &request).events();
+        let counts: Vec<[u64; 3]> = events
+            .iter()
+            .map(|event| {
+                let n = |name: &str| event["usage"][name].as_u64().unwrap();
+                [n("prompt_tokens"), n("completion_tokens"), n("total_tokens")]
+            })
+            .collect();
+        let last = counts.last().unwrap();
+        assert!(counts.is_sorted_by_key(|[_, completion, _]| *completion), "{counts:?}");
+        assert!(counts.iter().all(|[prompt, completion, total]| prompt == &last[0] && prompt + completion == *total));
+        assert!(last[1] > 60 * n && counts[0][1] == 0, "{counts:?}");
+        // Fewer parts than tokens: those that come faster than anybody reads go out together.
+        assert!(n > 1 || events.len() < last[1] as usize, "{} parts", events.len());
+    }
+}
+
+#[test]
 fn reasoning_is_apart_is_counted_and_can_be_switched_off_and_cut() {
     let served = server();
     let text = "say: one\ntwo\nthree\nfour\nfive\n</think>\n\nsix";

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::http::send;
 use common::process::{Process, number};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How much memory may grow from a tenth of the time to its end, where there is time enough to tell.
 const GROWTH_MAX: f64 = 0.05;
@@ -42,7 +42,8 @@ fn client(addr: SocketAddr, number: usize, stop: &AtomicBool) -> Seen {
         }
         let n = 20 + (number * 7 + turn * 13) % 60;
         let request = json!({ "messages": [{ "role": "user", "content": format!("count {n}") }], "stream": true,
-                              "max_tokens": 4 * n });
+                              "max_tokens": 4 * n,
+                              "stream_options": { "include_usage": true, "continuous_usage_stats": true } });
         let leaves = (number + turn).is_multiple_of(10);
         let start = Instant::now();
         let mut pending = send(addr, "POST", "/v1/chat/completions", &[], &request.to_string());
@@ -63,7 +64,7 @@ fn client(addr: SocketAddr, number: usize, stop: &AtomicBool) -> Seen {
 
 /// Reads an answer's events, or half of them.
 fn answer(seen: &mut Seen, pending: &mut common::http::Pending, leaves: bool, start: Instant) {
-    let (mut n_parts, mut last) = (0, start);
+    let (mut n_parts, mut n_tokens, mut last) = (0, 0, start);
     loop {
         let line = pending.line();
         if line.is_empty() {
@@ -73,6 +74,7 @@ fn answer(seen: &mut Seen, pending: &mut common::http::Pending, leaves: bool, st
         let Some(data) = line.strip_prefix("data: ") else { continue };
         if data.starts_with("[DONE]") {
             seen.n_answers += 1;
+            seen.n_tokens += n_tokens;
             return;
         }
         if data.contains("\"error\"") {
@@ -88,9 +90,11 @@ fn answer(seen: &mut Seen, pending: &mut common::http::Pending, leaves: bool, st
         }
         last = Instant::now();
         n_parts += 1;
-        seen.n_tokens += 1;
-        if leaves && n_parts > 10 {
+        let event: Value = serde_json::from_str(data).unwrap();
+        n_tokens = event["usage"]["completion_tokens"].as_u64().unwrap() as usize;
+        if leaves && n_tokens > 10 {
             seen.n_left += 1;
+            seen.n_tokens += n_tokens;
             return;
         }
     }

@@ -217,7 +217,7 @@ export class Conversation {
       wish.thinking = { type: 'enabled' } as never;
       wish.reasoning_effort = thinking as never;
     }
-    return { model: connection.machine?.model.name ?? 'model', messages, stream: true, stream_options: { include_usage: true }, ...wish };
+    return { model: connection.machine?.model.name ?? 'model', messages, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true }, ...wish };
   }
 
   /** Stores a message, or what is new of it; one at a time, since the first makes what others name. */
@@ -255,6 +255,8 @@ class Pen {
   #begun = performance.now();
   #first = 0;
   #last = 0;
+  /** Tokens that came with the first part. */
+  #nFirst = 0;
   #meta: Meta = {};
   #pending = false;
 
@@ -263,9 +265,13 @@ class Pen {
   write(delta: Delta): void {
     const now = performance.now();
     if (delta.content || delta.reasoning) {
-      if (!this.#first) this.#first = now;
+      // A part may hold several tokens.
+      this.message.n_tokens = delta.usage?.completion_tokens ?? this.message.n_tokens + 1;
+      if (!this.#first) {
+        this.#first = now;
+        this.#nFirst = this.message.n_tokens;
+      }
       this.#last = now;
-      this.message.n_tokens += 1;
     }
     this.#content += delta.content ?? '';
     this.#reasoning += delta.reasoning ?? '';
@@ -294,7 +300,7 @@ class Pen {
       this.#content = '';
     }
     const seconds = (this.#last - this.#first) / 1000;
-    if (seconds > 0.5) message.tokens_per_s = (message.n_tokens - 1) / seconds;
+    if (seconds > 0.5) message.tokens_per_s = (message.n_tokens - this.#nFirst) / seconds;
   }
 
   #thought(): void {
@@ -310,7 +316,7 @@ class Pen {
     const message = this.message;
     const n = this.#meta.usage?.completion_tokens ?? message.n_tokens;
     const seconds = (this.#last - this.#first) / 1000;
-    const speed = n > 1 && seconds > 0 ? { tokens_per_s: (n - 1) / seconds } : {};
+    const speed = n > this.#nFirst && seconds > 0 ? { tokens_per_s: (n - this.#nFirst) / seconds } : {};
     const first = this.#first ? { first_token_ms: Math.round(this.#first - this.#begun) } : {};
     message.meta = { ...message.meta, ...this.#meta, ...speed, ...first, finish };
     message.live = 'no';

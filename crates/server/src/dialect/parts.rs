@@ -340,6 +340,76 @@ pub(crate) struct CompletionTokensDetails {
     pub(crate) rejected_prediction_tokens: usize,
 }
 
+/// What a stream holds besides the answer.
+#[derive(Clone, Debug, DeriveDeserialize, ToSchema)]
+pub(crate) struct StreamOptions {
+    /// Send what the request took in a last chunk.
+    #[serde(default)]
+    pub(crate) include_usage: Option<bool>,
+    /// Send what it has taken so far in every chunk, too: one may hold several tokens.
+    #[serde(default)]
+    pub(crate) continuous_usage_stats: Option<bool>,
+}
+
+/// Which chunks of a stream tell what the request took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TellsUsage {
+    Never,
+    AtTheEnd,
+    Always,
+}
+
+impl TellsUsage {
+    pub(crate) fn of(options: Option<&StreamOptions>) -> Self {
+        match options {
+            Some(StreamOptions { include_usage: Some(true), continuous_usage_stats: Some(true) }) => Self::Always,
+            Some(StreamOptions { include_usage: Some(true), .. }) => Self::AtTheEnd,
+            _ => Self::Never,
+        }
+    }
+}
+
+/// What a stream has taken so far, and who is told.
+pub(crate) struct RunningUsage {
+    tells: TellsUsage,
+    n_prompt: usize,
+    /// Tokens of each completion.
+    written: Vec<usize>,
+    ended: Usage,
+}
+
+impl RunningUsage {
+    /// Of `n` completions.
+    pub(crate) fn new(tells: TellsUsage, n_prompt: usize, n: usize) -> Self {
+        Self { tells, n_prompt, written: vec![0; n], ended: Usage::default() }
+    }
+
+    /// Completion `index` has this many tokens now.
+    pub(crate) fn wrote(&mut self, index: usize, n_completion: usize) {
+        self.written[index] = n_completion;
+    }
+
+    /// Completion `index` has ended.
+    pub(crate) fn ended(&mut self, index: usize, end: &End) {
+        self.written[index] = end.usage.n_completion;
+        self.ended.add(end);
+    }
+
+    /// For a chunk on the way: the numbers of tokens, of which it is not yet known how many were cached.
+    pub(crate) fn now(&self) -> Option<Usage> {
+        (self.tells == TellsUsage::Always).then(|| {
+            let completion_tokens = self.written.iter().sum();
+            let total_tokens = self.n_prompt + completion_tokens;
+            Usage { prompt_tokens: self.n_prompt, completion_tokens, total_tokens, ..Usage::default() }
+        })
+    }
+
+    /// For the last chunk.
+    pub(crate) fn last(&self) -> Option<Usage> {
+        (self.tells != TellsUsage::Never).then(|| self.ended.clone())
+    }
+}
+
 impl Usage {
     /// Adds a completion of a prompt that is counted already, or, the first time, with it.
     pub(crate) fn add(&mut self, end: &End) {

@@ -49,7 +49,7 @@ pub(crate) async fn collect(generation: &mut Generation, n: usize) -> Result<Vec
     let mut choices = vec![Choice::default(); n];
     while let Some(output) = generation.next().await {
         match output {
-            Output::Token { index, deltas, logprob } => {
+            Output::Token { index, deltas, logprob, .. } => {
                 choices[index].add(deltas);
                 choices[index].logprobs.extend(logprob);
             }

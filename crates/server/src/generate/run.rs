@@ -150,6 +150,11 @@ impl Generation {
         Some(self.took(Some(output)))
     }
 
+    /// Whether nothing will happen any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.n_left == 0
+    }
+
     fn took(&mut self, output: Option<Output>) -> Output {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         match output {

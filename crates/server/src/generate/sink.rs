@@ -17,12 +17,35 @@ const WAITING_MAX: usize = 1 << 16;
 
 /// What becomes of a request.
 pub(crate) enum Output {
-    /// A completion goes on.
-    Token { index: usize, deltas: Vec<Delta>, logprob: Option<LogProb> },
+    /// A completion goes on, with `n_completion` tokens so far.
+    Token { index: usize, n_completion: usize, deltas: Vec<Delta>, logprob: Option<LogProb> },
     /// A completion has ended.
     Finished { index: usize, deltas: Vec<Delta>, end: End },
     /// The request has failed after all.
     Failed(ApiError),
+}
+
+impl Output {
+    /// Takes in what goes on the same text; gives back what does not.
+    pub(crate) fn join(&mut self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (
+                Self::Token { index, n_completion, deltas, logprob: None },
+                Self::Token { index: next_index, n_completion: n_next, deltas: more, logprob: None },
+            ) if *index == next_index => {
+                *n_completion = n_next;
+                for delta in more {
+                    let rest = match deltas.last_mut() {
+                        Some(last) => last.join(delta),
+                        None => Some(delta),
+                    };
+                    deltas.extend(rest);
+                }
+                None
+            }
+            (_, next) => Some(next),
+        }
+    }
 }
 
 /// How a completion ended.
@@ -116,6 +139,7 @@ fn content(text: String) -> Vec<Delta> {
 #[derive(Clone)]
 struct Completion {
     stream: Stream,
+    n_completion: usize,
     n_reasoning: usize,
     ended: bool,
 }
@@ -136,7 +160,7 @@ pub(super) struct Hearing {
 
 impl Hearing {
     pub(super) fn sink(self) -> Sink {
-        let completion = Completion { stream: self.stream.clone(), n_reasoning: 0, ended: false };
+        let completion = Completion { stream: self.stream.clone(), n_completion: 0, n_reasoning: 0, ended: false };
         let mut completions = vec![completion; self.n];
         Box::new(move |event| self.hear(&event, &mut completions))
     }
@@ -185,6 +209,7 @@ impl Hearing {
         let is_end = self.end_tokens.contains(&token);
         let deltas = if is_end { Vec::new() } else { stream.push(token) };
         let in_reasoning = was_in_reasoning || stream.in_reasoning();
+        completion.n_completion += 1;
         completion.n_reasoning += usize::from(in_reasoning);
         let ends_call = |delta: &Delta| matches!(delta, Delta::ToolCallEnd { .. });
         completion.ended = stream.stopped() || (self.single_call && deltas.iter().any(ends_call));
@@ -195,7 +220,7 @@ impl Hearing {
         if deltas.is_empty() && logprob.is_none() && !self.outputs.is_closed() {
             return reply;
         }
-        self.send(Output::Token { index, deltas, logprob }, reply)
+        self.send(Output::Token { index, n_completion: completion.n_completion, deltas, logprob }, reply)
     }
 
     fn log_prob(&self, id: u32, logprob: Option<f32>, top: &[TokenLogprob], in_reasoning: bool) -> LogProb {

@@ -44,6 +44,26 @@ pub enum Delta {
     },
 }
 
+impl Delta {
+    /// Takes in a piece that goes on the same text; gives back one that does not.
+    pub fn join(&mut self, next: Self) -> Option<Self> {
+        match (self, next) {
+            (Self::Reasoning(text), Self::Reasoning(more)) | (Self::Content(text), Self::Content(more)) => {
+                text.push_str(&more);
+                None
+            }
+            (
+                Self::ToolCallArguments { index, fragment },
+                Self::ToolCallArguments { index: next_index, fragment: more },
+            ) if *index == next_index => {
+                fragment.push_str(&more);
+                None
+            }
+            (_, next) => Some(next),
+        }
+    }
+}
+
 /// The ids of the tags, where the vocabulary has them as tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThinkTokens {

@@ -13,12 +13,13 @@ use axum::response::Response;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
+use crate::dialect::parts::{RunningUsage, TellsUsage};
 use crate::error::{ApiError, Errors};
 use crate::generate::start;
 use crate::stream::{events, whole};
 use render::{Chunks, answer};
 pub(crate) use request::reasoning;
-pub(crate) use wire::{ChatChunk, ChatCompletion, ChatMessage, ChatRequest, ChatRole, StreamOptions, ThinkingOptions};
+pub(crate) use wire::{ChatChunk, ChatCompletion, ChatMessage, ChatRequest, ChatRole, ThinkingOptions};
 
 /// Answer a conversation.
 #[utoipa::path(
@@ -42,13 +43,16 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let request: ChatRequest = body::json(&app, request).await?;
     let streams = request.stream.unwrap_or(false);
-    let with_usage = request.stream_options.as_ref().is_some_and(|options| options.include_usage.unwrap_or(false));
+    let tells_usage = TellsUsage::of(request.stream_options.as_ref());
     let wish = request.into_wish()?;
     let n = wish.n;
     let generation = start(&app, &caller, wish).await?;
     let (model, keep_alive) = (app.model.facts.name.clone(), app.options.keep_alive);
     match streams {
-        true => Ok(events(generation, Chunks::new(model, n, with_usage), keep_alive)),
+        true => {
+            let usage = RunningUsage::new(tells_usage, generation.prompt.len(), n);
+            Ok(events(generation, Chunks::new(model, n, usage), keep_alive))
+        }
         false => whole(generation, n, keep_alive, move |choices| answer(&model, choices)).await,
     }
 }

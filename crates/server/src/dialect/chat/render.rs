@@ -8,7 +8,7 @@ use super::wire::{
     ChunkFunction, FunctionCall, ToolCall,
 };
 use crate::dialect::Ending;
-use crate::dialect::parts::Usage;
+use crate::dialect::parts::{RunningUsage, Usage};
 use crate::error::ApiError;
 use crate::generate::{Choice, End, LogProb, Output, fresh_id, now_s};
 use crate::stream::{Render, data};
@@ -58,12 +58,11 @@ pub(super) struct Chunks {
     /// What every chunk begins with.
     chunk: ChatChunk,
     n: usize,
-    with_usage: bool,
-    usage: Usage,
+    usage: RunningUsage,
 }
 
 impl Chunks {
-    pub(super) fn new(model: String, n: usize, with_usage: bool) -> Self {
+    pub(super) fn new(model: String, n: usize, usage: RunningUsage) -> Self {
         let chunk = ChatChunk {
             id: fresh_id("chatcmpl-"),
             object: "chat.completion.chunk",
@@ -72,7 +71,7 @@ impl Chunks {
             choices: Vec::new(),
             usage: None,
         };
-        Self { chunk, n, with_usage, usage: Usage::default() }
+        Self { chunk, n, usage }
     }
 
     fn send(
@@ -85,6 +84,7 @@ impl Chunks {
     ) {
         self.chunk.choices.clear();
         self.chunk.choices.push(ChunkChoice { index, delta, logprobs, finish_reason });
+        self.chunk.usage = self.usage.now();
         data(out, &self.chunk);
     }
 
@@ -115,7 +115,7 @@ impl Chunks {
     }
 
     fn finished(&mut self, out: &mut String, index: usize, end: &End) {
-        self.usage.add(end);
+        self.usage.ended(index, end);
         self.send(out, index, ChunkDelta::default(), None, Some(Ending::of(Some(end)).openai()));
     }
 }
@@ -131,7 +131,10 @@ impl Render for Chunks {
     fn output(&mut self, output: Output, out: &mut String) {
         match output {
             Output::Failed(_) => {}
-            Output::Token { index, deltas, logprob } => self.deltas(out, index, deltas, logprob),
+            Output::Token { index, n_completion, deltas, logprob } => {
+                self.usage.wrote(index, n_completion);
+                self.deltas(out, index, deltas, logprob);
+            }
             Output::Finished { index, deltas, end } => {
                 self.deltas(out, index, deltas, None);
                 self.finished(out, index, &end);
@@ -144,9 +147,9 @@ impl Render for Chunks {
     }
 
     fn close(&mut self, out: &mut String) {
-        if self.with_usage {
+        if let Some(usage) = self.usage.last() {
             self.chunk.choices.clear();
-            self.chunk.usage = Some(self.usage.clone());
+            self.chunk.usage = Some(usage);
             data(out, &self.chunk);
         }
         out.push_str("data: [DONE]\n\n");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::dialect::parts::{
-    Content, FunctionTool, ResponseFormat, Texts, TokenLogprob, Usage, null_is_default, top_k,
+    Content, FunctionTool, ResponseFormat, StreamOptions, Texts, TokenLogprob, Usage, null_is_default, top_k,
 };
 
 /// A conversation to be answered.
@@ -99,14 +99,6 @@ pub(crate) struct ChatRequest {
     /// Whose request it is, among those of one key: those who wait take turns.
     #[serde(default)]
     pub(crate) user: Option<String>,
-}
-
-/// What a stream holds besides the answer.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-pub(crate) struct StreamOptions {
-    /// Send what the request took in a last chunk.
-    #[serde(default)]
-    pub(crate) include_usage: Option<bool>,
 }
 
 /// Whether the model reasons, as DeepSeek's and Anthropic's clients say it.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body;
-use crate::dialect::parts::Usage;
+use crate::dialect::parts::{RunningUsage, TellsUsage, Usage};
 use crate::error::{ApiError, Errors};
 use crate::generate::{Choice, GenerationRequest, LogProb, Prompt, collect, encode, read_back, start};
 use crate::stream::{events, patient};
@@ -52,9 +52,10 @@ pub(crate) async fn create(
         };
         let echo = if echoes { echo_text(&app, &wish)? } else { String::new() };
         let n = wish.n;
-        let with_usage = request.stream_options.as_ref().is_some_and(|o| o.include_usage.unwrap_or(false));
+        let tells_usage = TellsUsage::of(request.stream_options.as_ref());
         let generation = start(&app, &caller, wish).await?;
-        return Ok(events(generation, Chunks::new(model, n, echo, with_usage), keep_alive));
+        let usage = RunningUsage::new(tells_usage, generation.prompt.len(), n);
+        return Ok(events(generation, Chunks::new(model, n, echo, usage), keep_alive));
     }
     // What is wrong with a request is found when its first prompt starts, before anything has been sent.
     let writes = request.n_tokens() > 0 || !echoes;

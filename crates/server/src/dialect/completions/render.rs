@@ -4,7 +4,7 @@ use text::Delta;
 
 use super::wire::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::dialect::Ending;
-use crate::dialect::parts::{NO_LOGPROB, Usage, name_of, text_of};
+use crate::dialect::parts::{NO_LOGPROB, RunningUsage, name_of, text_of};
 use crate::error::ApiError;
 use crate::generate::{Choice, LogProb, Output, fresh_id, now_s};
 use crate::stream::{Render, data};
@@ -62,21 +62,21 @@ pub(super) struct Chunks {
     /// What is given back of the prompt.
     echo: String,
     n: usize,
-    with_usage: bool,
-    usage: Usage,
+    usage: RunningUsage,
     /// Where each completion's next token begins.
     offsets: Vec<usize>,
 }
 
 impl Chunks {
-    pub(super) fn new(model: String, n: usize, echo: String, with_usage: bool) -> Self {
+    pub(super) fn new(model: String, n: usize, echo: String, usage: RunningUsage) -> Self {
         let offsets = vec![echo.chars().count(); n];
-        Self { chunk: completion(model), echo, n, with_usage, usage: Usage::default(), offsets }
+        Self { chunk: completion(model), echo, n, usage, offsets }
     }
 
     fn send(&mut self, out: &mut String, choice: CompletionChoice) {
         self.chunk.choices.clear();
         self.chunk.choices.push(choice);
+        self.chunk.usage = self.usage.now();
         data(out, &self.chunk);
     }
 
@@ -113,10 +113,13 @@ impl Render for Chunks {
     fn output(&mut self, output: Output, out: &mut String) {
         match output {
             Output::Failed(_) => {}
-            Output::Token { index, deltas, logprob } => self.text(out, index, deltas, logprob.as_ref()),
+            Output::Token { index, n_completion, deltas, logprob } => {
+                self.usage.wrote(index, n_completion);
+                self.text(out, index, deltas, logprob.as_ref());
+            }
             Output::Finished { index, deltas, end } => {
                 self.text(out, index, deltas, None);
-                self.usage.add(&end);
+                self.usage.ended(index, &end);
                 let finish_reason = Some(Ending::of(Some(&end)).openai());
                 self.send(out, CompletionChoice { text: String::new(), index, logprobs: None, finish_reason });
             }
@@ -128,9 +131,9 @@ impl Render for Chunks {
     }
 
     fn close(&mut self, out: &mut String) {
-        if self.with_usage {
+        if let Some(usage) = self.usage.last() {
             self.chunk.choices.clear();
-            self.chunk.usage = Some(self.usage.clone());
+            self.chunk.usage = Some(usage);
             data(out, &self.chunk);
         }
         out.push_str("data: [DONE]\n\n");

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::dialect::chat::StreamOptions;
-use crate::dialect::parts::{ResponseFormat, Texts, Usage, top_k};
+use crate::dialect::parts::{ResponseFormat, StreamOptions, Texts, Usage, top_k};
 
 /// A text to be continued.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
