@@ -21,6 +21,10 @@ use clap::{Parser, Subcommand};
 
 use command::{bench, chat, eval, inspect, logits, quantize, serve, train};
 
+/// A server's small requests come and go on many threads, and the system's allocator keeps a little of each thread's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs and explains DeepSeek-family models on the machine at hand.
 ///
 /// A MODEL is a folder with config.json and safetensors, or a .gguf file (any part of a split one).
