@@ -182,9 +182,9 @@ fn a_deterministic_answer_is_the_same_behind_found_and_restored_prefixes() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["dsv3", "qwen2"] {
         let f = fixture(name, &cpu);
-        let asks = asks(60, f.vocab, true);
+        let asks = asks(200, f.vocab, true);
         let expected = alone(&f, &asks, true);
-        let limits = Limits { deterministic: true, ..limits(8, 3 * N_CONTEXT) };
+        let limits = Limits { deterministic: true, ..limits(32, 6 * N_CONTEXT) };
         for round in 0..2 {
             let payload_bytes = engine(&f, 1, limits, None).runner().block_bytes();
             let options = StoreOptions {

@@ -17,6 +17,9 @@ use crate::level::{Kernel, LANES, Line, Simd, Sums, Tiles, make, map};
 /// Lines of weights that are unpacked together: a pair of blocks stays in the second-level cache while it meets them.
 const PANEL_LINES: usize = (512 << 10) / 64;
 
+/// Lines of activations that are packed together: each worker has its own, and rows may be long.
+const TOKEN_LINES: usize = (1 << 20) / 64;
+
 /// A product, by tiles.
 pub(crate) struct TileProducts<'a, F: Format, P> {
     pub(crate) product: Product<'a, F::Group>,
@@ -30,9 +33,15 @@ fn panels_at_once<F: Format, P: TilePanel<F>>(n_rows: usize, n_groups: usize) ->
     (PANEL_LINES / (n_groups * P::LINES).max(1)).clamp(1, 8).min(n_rows.div_ceil(UNIT))
 }
 
+/// Blocks of sixteen of `n` rows of activations that are packed together; they meet weights in pairs.
+fn blocks_at_once<F: Format, P: TilePanel<F>>(n: usize, n_groups: usize) -> usize {
+    (TOKEN_LINES / (n_groups * P::TOKENS).max(1)).max(2).next_multiple_of(2).min(n.div_ceil(LANES))
+}
+
 /// Lines that a product of `n` rows of activations with `n_rows` of weights needs, each of `n_groups` groups.
 pub(crate) fn n_lines<F: Format, P: TilePanel<F>>(n: usize, n_rows: usize, n_groups: usize) -> usize {
-    n_groups * (panels_at_once::<F, P>(n_rows, n_groups) * P::LINES + n.div_ceil(LANES) * P::TOKENS)
+    let (n_panels, n_blocks) = (panels_at_once::<F, P>(n_rows, n_groups), blocks_at_once::<F, P>(n, n_groups));
+    n_groups * (n_panels * P::LINES + n_blocks * P::TOKENS)
 }
 
 /// How blocks of weights and groups of activations become tiles, and meet.
@@ -79,32 +88,37 @@ impl<F: Format, P: TilePanel<F>> Kernel for TileProducts<'_, F, P> {
         let Self { product, lines, .. } = self;
         let (n, n_groups) = (product.x.n, product.w.cols / F::Group::LEN);
         let n_panels = panels_at_once::<F, P>(product.w_rows.len(), n_groups);
+        let n_blocks = blocks_at_once::<F, P>(n, n_groups);
         let (panels, blocks) = lines.split_at_mut(n_panels * n_groups * P::LINES);
-        for (b, block) in blocks.chunks_exact_mut((n_groups * P::TOKENS).max(1)).enumerate() {
-            let rows = b * LANES..n.min((b + 1) * LANES);
-            if rows.len() < LANES {
-                block.fill([0; 64]);
-            }
-            for (r, t) in rows.enumerate() {
-                let groups = product.x.row(t).iter().zip(block.chunks_exact_mut(P::TOKENS));
-                groups.for_each(|(group, to)| P::pack_group(group, r, to));
-            }
-        }
-        let blocks = &*blocks;
         let mut products = [Sums::ZERO; 2];
-        for first in product.w_rows.clone().step_by(n_panels * UNIT) {
-            let rows = || (first..product.w_rows.end).step_by(UNIT).take(n_panels);
-            for (row, panel) in rows().zip(panels.chunks_exact_mut((n_groups * P::LINES).max(1))) {
-                pack_panel::<F, P, S>(simd, &tiles, &product, row, panel);
+        for tokens in (0..n).step_by((n_blocks * LANES).max(1)).map(|from| from..n.min(from + n_blocks * LANES)) {
+            for (b, block) in blocks.chunks_exact_mut((n_groups * P::TOKENS).max(1)).enumerate() {
+                let first = tokens.start + b * LANES;
+                let rows = first..tokens.end.min(first + LANES);
+                if rows.len() < LANES {
+                    block.fill([0; 64]);
+                }
+                for (r, t) in rows.enumerate() {
+                    let groups = product.x.row(t).iter().zip(block.chunks_exact_mut(P::TOKENS));
+                    groups.for_each(|(group, to)| P::pack_group(group, r, to));
+                }
             }
-            for start in (0..n).step_by(2 * LANES) {
-                let block = |i: usize| &blocks[(start / LANES + i) * n_groups * P::TOKENS..][..n_groups * P::TOKENS];
-                for (row, panel) in rows().zip(panels.chunks_exact((n_groups * P::LINES).max(1))) {
-                    if n - start > LANES {
-                        let x = [block(0), block(1)];
-                        tile::<F, P, S, 2>(simd, &tiles, &product, panel, x, (start, row), &mut products);
-                    } else {
-                        tile::<F, P, S, 1>(simd, &tiles, &product, panel, [block(0)], (start, row), &mut products);
+            let blocks = &*blocks;
+            for first in product.w_rows.clone().step_by(n_panels * UNIT) {
+                let rows = || (first..product.w_rows.end).step_by(UNIT).take(n_panels);
+                for (row, panel) in rows().zip(panels.chunks_exact_mut((n_groups * P::LINES).max(1))) {
+                    pack_panel::<F, P, S>(simd, &tiles, &product, row, panel);
+                }
+                for start in tokens.clone().step_by(2 * LANES) {
+                    let at = (start - tokens.start) / LANES;
+                    let block = |i: usize| &blocks[(at + i) * n_groups * P::TOKENS..][..n_groups * P::TOKENS];
+                    for (row, panel) in rows().zip(panels.chunks_exact((n_groups * P::LINES).max(1))) {
+                        if tokens.end - start > LANES {
+                            let x = [block(0), block(1)];
+                            tile::<F, P, S, 2>(simd, &tiles, &product, panel, x, (start, row), &mut products);
+                        } else {
+                            tile::<F, P, S, 1>(simd, &tiles, &product, panel, [block(0)], (start, row), &mut products);
+                        }
                     }
                 }
             }
