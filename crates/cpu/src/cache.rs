@@ -83,6 +83,12 @@ impl Q8Rows {
         self.codes.row(index)
     }
 
+    /// Codes of `n` rows from `first` on, one after the other.
+    #[inline(always)]
+    pub(crate) fn codes_of(&self, first: usize, n: usize) -> &[i8] {
+        self.codes.rows(first, n)
+    }
+
     #[inline(always)]
     pub(crate) fn scales(&self, index: usize) -> &[f32] {
         self.scales.row(index)

@@ -16,7 +16,7 @@ use ops::{AttendExpanded, AttendKv, AttendLatent, RowFormat, SeqSpan};
 use super::Cpu;
 use crate::cache::Cache;
 use crate::kernel::attention::{Gathered, MergeKept, RANGE, Scores, Step, TILE_VECTORS, Tile, Walk};
-use crate::level::{Kernel, LANES, Simd};
+use crate::level::{Kernel, LANES, Line, Simd};
 use crate::pool::{Shared32, shared};
 use crate::scratch::Scratch;
 
@@ -28,6 +28,7 @@ pub(super) struct AttentionScratch {
     /// Vectors and panels are lent as numbers, which can be aligned.
     vectors: Scratch<f32>,
     panels: Scratch<i16>,
+    bytes: Scratch<u8>,
     scores: Scratch<Scores>,
     steps: Scratch<Step>,
     kept: Scratch<f32>,
@@ -41,6 +42,7 @@ struct Room {
     /// Beside those of the walk.
     vectors: usize,
     panels: usize,
+    lines: usize,
 }
 
 /// A unit's memory.
@@ -48,6 +50,7 @@ struct Pieces<'a> {
     walk: Walk<'a>,
     vectors: &'a mut [[f32; LANES]],
     panels: &'a mut [[i16; 2 * LANES]],
+    lines: &'a mut [Line],
 }
 
 impl AttentionScratch {
@@ -55,6 +58,7 @@ impl AttentionScratch {
         Self {
             vectors: Scratch::new(n_threads, 0.0),
             panels: Scratch::new(n_threads, 0),
+            bytes: Scratch::new(n_threads, 0),
             scores: Scratch::new(n_threads, [[0.0; LANES]; TILE_VECTORS]),
             steps: Scratch::new(n_threads, Step { factor: 0.0, n_seen: 0 }),
             kept: Scratch::new(1, 0.0),
@@ -66,6 +70,7 @@ impl AttentionScratch {
         let (n, v) = (room.n_queries, room.value_vectors);
         self.vectors.reserve(LANES * (2 * Gathered::scratch_len(n, v) + room.vectors));
         self.panels.reserve(2 * LANES * room.panels);
+        self.bytes.reserve(size_of::<Line>() * room.lines);
         self.scores.reserve(n);
         self.steps.reserve(n);
     }
@@ -73,15 +78,18 @@ impl AttentionScratch {
     fn lend(&self, worker: usize, room: Room, user: impl FnOnce(Pieces<'_>)) {
         let (n, v) = (room.n_queries, room.value_vectors);
         let gathered = Gathered::scratch_len(n, v);
+        let n_bytes = size_of::<Line>() * room.lines;
         self.vectors.lend(worker, LANES * (2 * gathered + room.vectors), |vectors| {
             self.panels.lend(worker, 2 * LANES * room.panels, |panels| {
-                self.scores.lend(worker, n, |scores| {
-                    self.steps.lend(worker, n, |steps| {
-                        let panels = panels.as_chunks_mut().0;
-                        let (one, vectors) = vectors.as_chunks_mut().0.split_at_mut(gathered);
-                        let (other, vectors) = vectors.split_at_mut(gathered);
-                        let (gathered, range) = (Gathered::new(one, n, v), Gathered::new(other, n, v));
-                        user(Pieces { walk: Walk { scores, steps, gathered, range }, vectors, panels });
+                self.bytes.lend(worker, n_bytes, |bytes| {
+                    self.scores.lend(worker, n, |scores| {
+                        self.steps.lend(worker, n, |steps| {
+                            let (panels, lines) = (panels.as_chunks_mut().0, bytes.as_chunks_mut().0);
+                            let (one, vectors) = vectors.as_chunks_mut().0.split_at_mut(gathered);
+                            let (other, vectors) = vectors.split_at_mut(gathered);
+                            let (gathered, range) = (Gathered::new(one, n, v), Gathered::new(other, n, v));
+                            user(Pieces { walk: Walk { scores, steps, gathered, range }, vectors, panels, lines });
+                        });
                     });
                 });
             });
@@ -115,17 +123,18 @@ impl Rows<'_> {
     }
 }
 
-/// The spans' rows, at most `rows_max` at a time.
+/// The spans' rows, at most `rows_max` at a time: one at least, since models with many heads have none to spare.
 fn blocks<'a>(
     spans: &'a [SeqSpan],
     tables: &'a [u32],
     rows_max: usize,
     block_len: usize,
 ) -> impl Iterator<Item = Rows<'a>> {
+    let rows_max = rows_max.max(1);
     spans.iter().flat_map(move |span| {
         let (n_all, n_table) = (span.n_cached + span.n_new, span.blocks.len() * block_len);
         assert!(n_all <= n_table, "span of {n_all} positions in blocks of {n_table}");
-        (0..span.n_new).step_by(rows_max.max(1)).map(move |i| Rows {
+        (0..span.n_new).step_by(rows_max).map(move |i| Rows {
             block_table: &tables[span.blocks.clone()],
             row: span.q_start + i,
             position: span.n_cached + i,
@@ -285,9 +294,9 @@ impl Kernel for Unit<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { looks, ranges, sink, pieces } = self;
-        let Pieces { mut walk, vectors, panels } = pieces;
+        let Pieces { mut walk, vectors, panels, lines } = pieces;
         if looks.in_integers() {
-            integers::gather(simd, looks, ranges, &mut walk, vectors, panels);
+            integers::gather(simd, looks, ranges, &mut walk, vectors, panels, lines);
         } else {
             floats::gather(simd, looks, ranges, &mut walk, vectors);
         }

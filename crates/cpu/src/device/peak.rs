@@ -152,13 +152,14 @@ impl<F: Format, const SCALED: bool> Codes<F, SCALED> {
                 let [a, b, high, low] = [a, b, high, low].map(|lines| lines.as_chunks::<LANES>().0);
                 tiles.clear::<2>();
                 for i in 0..STEPS * STEPS / LANES {
-                    tiles.digits([&a[i], &b[i]], [&high[i], &low[i]]);
+                    tiles.digits([&high[i], &low[i]], [&a[i], &b[i]]);
                 }
                 tiles.take::<2>(&mut sums);
             } else {
                 for (w, x) in w.as_chunks::<STEPS>().0.iter().take(STEPS).zip(x.as_chunks::<{ 2 * STEPS }>().0) {
-                    let [a, b] = x.as_chunks::<STEPS>().0 else { unreachable!("two halves") };
-                    tiles.codes([a, b], w, &mut sums);
+                    for (x, sums) in x.as_chunks::<STEPS>().0.iter().zip(&mut sums.0) {
+                        tiles.codes(w, x, sums);
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::exp::exp;
-use crate::level::{Kernel, LANES, Simd};
+use crate::level::{Kernel, LANES, Simd, make};
 use crate::pool::Shared32;
 
 /// Positions per tile.
@@ -65,6 +65,12 @@ impl<'a> Gathered<'a> {
         let (values, softmax) = scratch[..Self::scratch_len(n, n_vectors)].split_at_mut(n * n_vectors);
         let softmax = &mut softmax.as_flattened_mut().as_chunks_mut::<2>().0[..n];
         Self { softmax, values, n_vectors }
+    }
+
+    /// Vector `v` of query `i`.
+    #[inline(always)]
+    pub(crate) fn value_mut(&mut self, i: usize, v: usize) -> &mut [f32; LANES] {
+        &mut self.values[i * self.n_vectors + v]
     }
 
     fn clear(&mut self) {
@@ -134,6 +140,9 @@ fn base(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
 }
 
+/// Vectors of a query that are merged at a time.
+const MERGED: usize = 8;
+
 /// The result of one query from what [`Gathered::keep`] wrote for each range: the same operations in the same order as
 /// [`walk`] does over the ranges.
 pub(crate) struct MergeKept<'a> {
@@ -152,17 +161,23 @@ impl Kernel for MergeKept<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { kept, first, stride, n_ranges, n_vectors, out } = self;
         let state = |range: usize| &kept[first + range * stride + n_vectors];
-        for (v, out) in out.chunks(LANES).enumerate() {
+        // As many vectors at a time as fit registers: what ranges weigh is found anew for each time.
+        for (c, out) in out.chunks(MERGED * LANES).enumerate() {
+            let vector = |range: usize, v: usize| &kept[first + range * stride + (c * MERGED + v).min(n_vectors - 1)];
             let mut softmax = [state(0)[0], state(0)[1]];
-            let mut value = simd.load(&kept[first + v]);
+            let mut values: [S::F32; MERGED] = make(|v| simd.load(vector(0, v)));
             for range in 1..n_ranges {
-                let factors = join(&mut softmax, &[state(range)[0], state(range)[1]]);
-                let added = simd.mul(simd.load(&kept[first + range * stride + v]), simd.splat(factors[1]));
-                value = simd.mul_add(value, simd.splat(factors[0]), added);
+                let factors = join(&mut softmax, &[state(range)[0], state(range)[1]]).map(|factor| simd.splat(factor));
+                values = make(|v| {
+                    let added = simd.mul(simd.load(vector(range, v)), factors[1]);
+                    simd.mul_add(values[v], factors[0], added)
+                });
             }
-            let mut lanes = [0.0; LANES];
-            simd.store(value, &mut lanes);
-            lanes.iter().zip(out).for_each(|(value, out)| out.set(value / softmax[1]));
+            for (value, out) in values.into_iter().zip(out.chunks(LANES)) {
+                let mut lanes = [0.0; LANES];
+                simd.store(value, &mut lanes);
+                lanes.iter().zip(out).for_each(|(value, out)| out.set(value / softmax[1]));
+            }
         }
     }
 }

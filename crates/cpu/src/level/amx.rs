@@ -1,7 +1,7 @@
 //! AMX: products of whole tiles of bytes, beside AVX-512. Must not be reached without AVX-512's token.
 //!
 //! Owns the tile registers: a tile is sixteen rows of at most 64 bytes; tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7
-//! weights. The compiler knows nothing of them, so what they hold lives from one call to the next.
+//! weights. Weights are the rows of a product, activations its columns. The compiler knows nothing of them, so what they hold lives from one call to the next.
 #![expect(unsafe_code, reason = "instructions that have no intrinsics, behind a token that only detection makes")]
 
 use std::arch::asm;
@@ -25,12 +25,44 @@ fn has_instructions() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
     const STATE: u64 = 1 << 17 | 1 << 18;
-    if __cpuid(1).ecx & OSXSAVE == 0 || __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8 {
+    if !is_x86_feature_detected!("avx512vbmi")
+        || __cpuid(1).ecx & OSXSAVE == 0
+        || __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8
+    {
         return false;
     }
     // SAFETY: OSXSAVE says that the instruction is there.
     let saved = unsafe { saved_state() };
     saved & STATE == STATE
+}
+
+/// [`Tiles::interleave`]: all at once, since no kernel is compiled with VBMI and a call for each line costs more than it does.
+///
+/// # Safety
+/// The processor has VBMI.
+#[target_feature(enable = "avx512f,avx512vbmi")]
+unsafe fn interleave(rows: &[&[i8; 64]; 64], to: [&mut [Line; TILE]; 4]) {
+    const ORDER: Line = {
+        let mut order = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            order[i] = (i % 4 * 16 + i / 4) as u8;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: rows and lines are 64 bytes, and no access needs alignment.
+    unsafe {
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        for (j, four) in rows.as_chunks::<4>().0.iter().enumerate() {
+            for i in 0..4 {
+                let [a, b, c, d] = four.map(|row| _mm_loadu_si128(row.as_ptr().add(16 * i).cast()));
+                let two = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+                let all = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, c), d);
+                _mm512_storeu_si512(to[i][j].as_mut_ptr().cast(), _mm512_permutexvar_epi8(order, all));
+            }
+        }
+    }
 }
 
 /// Which registers the system saves.
@@ -92,6 +124,39 @@ struct Shapes {
     rows: [u8; 16],
 }
 
+/// Both digits of weights with T blocks of activations, by one of the instructions.
+macro_rules! digits {
+    ($self:ident, $multiply:literal, $w:ident, $x:ident, $t:ident) => {{
+        const { assert!($t == 1 || $t == 2) };
+        assert!($self.bytes == 64, "tiles of {} bytes", $self.bytes);
+        // SAFETY: a tile is sixteen rows of a line each, which every reference covers.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{x} + {stride}]",
+                "tileloadd tmm6, [{high} + {stride}]",
+                "tileloadd tmm7, [{low} + {stride}]",
+                concat!($multiply, " tmm0, tmm6, tmm4"),
+                concat!($multiply, " tmm1, tmm7, tmm4"),
+                x = in(reg) $x[0].as_ptr(),
+                high = in(reg) $w[0].as_ptr(),
+                low = in(reg) $w[1].as_ptr(),
+                stride = in(reg) 64usize,
+                options(nostack, readonly, preserves_flags),
+            );
+            if $t == 2 {
+                asm!(
+                    "tileloadd tmm5, [{x} + {stride}]",
+                    concat!($multiply, " tmm2, tmm6, tmm5"),
+                    concat!($multiply, " tmm3, tmm7, tmm5"),
+                    x = in(reg) $x[$t - 1].as_ptr(),
+                    stride = in(reg) 64usize,
+                    options(nostack, readonly, preserves_flags),
+                );
+            }
+        }
+    }};
+}
+
 impl Tiles {
     /// Shapes the tiles.
     ///
@@ -104,8 +169,8 @@ impl Tiles {
         for i in 0..8 {
             let (rows, row_bytes) = match i {
                 0..4 => (LANES, 4 * LANES),
-                4..6 => (LANES, bytes),
-                _ => (bytes / 4, 4 * LANES),
+                4..6 => (bytes / 4, 4 * LANES),
+                _ => (LANES, bytes),
             };
             (shapes.rows[i], shapes.row_bytes[i]) = (rows as u8, row_bytes as u16);
         }
@@ -114,7 +179,7 @@ impl Tiles {
         Self { bytes, _not_send: PhantomData }
     }
 
-    /// Sets the sums of T blocks to zero: before [`Tiles::digits`].
+    /// Sets the sums of T blocks to zero.
     #[inline(always)]
     pub(crate) fn clear<const T: usize>(&self) {
         const { assert!(T == 1 || T == 2) };
@@ -127,43 +192,68 @@ impl Tiles {
         }
     }
 
-    /// Adds the products of 64 columns of T blocks of sixteen rows of signed bytes with both digits of sixteen rows of
-    /// weights, signed too.
+    /// Adds the products of 64 columns: both digits of sixteen rows of weights with T blocks of sixteen rows of activations,
+    /// which lie transposed by fours. All are signed.
     ///
     /// # Panics
     /// If tiles are not 64 bytes wide
     #[inline(always)]
-    pub(crate) fn digits<const T: usize>(&self, x: [&[Line; TILE]; T], [high, low]: [&[Line; TILE]; 2]) {
+    pub(crate) fn digits<const T: usize>(&self, w: [&[Line; TILE]; 2], x: [&[Line; TILE]; T]) {
+        digits!(self, "tdpbssd", w, x, T);
+    }
+
+    /// The same with digits that have no sign.
+    ///
+    /// # Panics
+    /// If tiles are not 64 bytes wide
+    #[inline(always)]
+    pub(crate) fn unsigned_digits<const T: usize>(&self, w: [&[Line; TILE]; 2], x: [&[Line; TILE]; T]) {
+        digits!(self, "tdpbusd", w, x, T);
+    }
+
+    /// Adds the products of 64 columns of T times sixteen rows, which follow one another with `stride` bytes each and of which
+    /// those from `at` on are taken, with sixteen transposed rows in two digits: the high one signed, the low one not.
+    ///
+    /// # Panics
+    /// If tiles are not 64 bytes wide, or rows end before
+    #[inline(always)]
+    pub(crate) fn rows<const T: usize>(
+        &self,
+        (rows, stride, at): ([&[i8]; T], usize, usize),
+        [high, low]: [&[Line; TILE]; 2],
+    ) {
         const { assert!(T == 1 || T == 2) };
         assert!(self.bytes == 64, "tiles of {} bytes", self.bytes);
-        // SAFETY: a tile is sixteen rows of a line each, which every reference covers.
+        assert!(rows.iter().all(|rows| rows.len() >= (TILE - 1) * stride + at + 64), "rows of {stride} bytes end");
+        // SAFETY: a tile is sixteen rows of a line each: of `rows` they end where the assertion says.
         unsafe {
             asm!(
-                "tileloadd tmm4, [{x} + {stride}]",
-                "tileloadd tmm6, [{high} + {stride}]",
-                "tileloadd tmm7, [{low} + {stride}]",
-                "tdpbssd tmm0, tmm4, tmm6",
-                "tdpbssd tmm1, tmm4, tmm7",
-                x = in(reg) x[0].as_ptr(),
+                "tileloadd tmm4, [{high} + {line}]",
+                "tileloadd tmm5, [{low} + {line}]",
+                "tileloadd tmm6, [{rows} + {stride}]",
+                "tdpbssd tmm0, tmm6, tmm4",
+                "tdpbsud tmm1, tmm6, tmm5",
                 high = in(reg) high.as_ptr(),
                 low = in(reg) low.as_ptr(),
-                stride = in(reg) 64usize,
+                rows = in(reg) rows[0].as_ptr().wrapping_add(at),
+                line = in(reg) 64usize,
+                stride = in(reg) stride,
                 options(nostack, readonly, preserves_flags),
             );
             if T == 2 {
                 asm!(
-                    "tileloadd tmm5, [{x} + {stride}]",
-                    "tdpbssd tmm2, tmm5, tmm6",
-                    "tdpbssd tmm3, tmm5, tmm7",
-                    x = in(reg) x[T - 1].as_ptr(),
-                    stride = in(reg) 64usize,
+                    "tileloadd tmm7, [{rows} + {stride}]",
+                    "tdpbssd tmm2, tmm7, tmm4",
+                    "tdpbsud tmm3, tmm7, tmm5",
+                    rows = in(reg) rows[T - 1].as_ptr().wrapping_add(at),
+                    stride = in(reg) stride,
                     options(nostack, readonly, preserves_flags),
                 );
             }
         }
     }
 
-    /// The sums of [`Tiles::digits`]: block t with digit i is `to[2t + i]`.
+    /// The sums: block t with digit i is `to[2t + i]`.
     #[inline(always)]
     pub(crate) fn take<const T: usize>(&self, to: &mut Sums) {
         const { assert!(T == 1 || T == 2) };
@@ -188,65 +278,79 @@ impl Tiles {
         }
     }
 
-    /// Products of T blocks of sixteen rows of 32 signed bytes with sixteen rows of weights that have no sign: block t is
-    /// `to[t]`.
+    /// Products of 32 columns: sixteen rows of weights, half a line each, with sixteen of activations, which lie transposed
+    /// by fours. All are signed.
     ///
     /// # Panics
     /// If tiles are not 32 bytes wide
     #[inline(always)]
-    pub(crate) fn codes<const T: usize>(&self, x: [&[Line; 8]; T], w: &[Line; 8], to: &mut Sums) {
-        const { assert!(T == 1 || T == 2) };
+    pub(crate) fn codes(&self, w: &[Line; 8], x: &[Line; 8], to: &mut [[i32; LANES]; TILE]) {
         assert!(self.bytes == 32, "tiles of {} bytes", self.bytes);
-        // SAFETY: activations are sixteen rows of half a line, weights eight lines; sums as above.
+        // SAFETY: weights are sixteen rows of half a line, activations eight lines, sums sixteen.
         unsafe {
             asm!(
                 "tilezero tmm0",
-                "tileloadd tmm6, [{w} + {line}]",
-                "tileloadd tmm4, [{x} + {half}]",
-                "tdpbsud tmm0, tmm4, tmm6",
+                "tileloadd tmm6, [{w} + {half}]",
+                "tileloadd tmm4, [{x} + {line}]",
+                "tdpbssd tmm0, tmm6, tmm4",
                 "tilestored [{to} + {line}], tmm0",
                 w = in(reg) w.as_ptr(),
-                x = in(reg) x[0].as_ptr(),
-                to = in(reg) to.0.as_mut_ptr(),
+                x = in(reg) x.as_ptr(),
+                to = in(reg) to.as_mut_ptr(),
                 line = in(reg) 64usize,
                 half = in(reg) 32usize,
                 options(nostack, preserves_flags),
             );
-            if T == 2 {
-                asm!(
-                    "tilezero tmm1",
-                    "tileloadd tmm5, [{x} + {half}]",
-                    "tdpbsud tmm1, tmm5, tmm6",
-                    "tilestored [{to} + {line} + 1024], tmm1",
-                    x = in(reg) x[T - 1].as_ptr(),
-                    to = in(reg) to.0.as_mut_ptr(),
-                    line = in(reg) 64usize,
-                    half = in(reg) 32usize,
-                    options(nostack, preserves_flags),
-                );
-            }
         }
     }
 
-    /// Codes times whole-numbered scales (a pair of equals per lane), which need more than a byte, as 128·high + low.
+    /// Sixty-four bytes of as many rows, transposed by fours: square i has bytes 16i.. of all, line j of it those of rows
+    /// 4j.. by turns.
+    pub(crate) fn interleave(&self, rows: &[&[i8; 64]; 64], to: [&mut [Line; TILE]; 4]) {
+        // SAFETY: detection has seen VBMI.
+        unsafe { interleave(rows, to) }
+    }
+
+    /// Takes `zero` from every byte, wrapping.
     #[inline(always)]
-    pub(crate) fn split(&self, codes: &Line, scales: &Line, [high, low]: [&mut Line; 2]) {
-        // SAFETY: whoever has tiles has AVX-512 with BW; lines are 64 bytes, and no access needs alignment.
+    pub(crate) fn subtract(&self, line: &mut Line, zero: u8) {
+        // SAFETY: whoever has tiles has AVX-512 with BW; a line is 64 bytes, and no access needs alignment.
+        unsafe {
+            let at = line.as_mut_ptr().cast();
+            _mm512_storeu_si512(at, _mm512_sub_epi8(_mm512_loadu_si512(at), _mm512_set1_epi8(zero as i8)));
+        }
+    }
+
+    /// Codes times whole-numbered scales, which need more than a byte, as 128·high + low. Lane i, of two columns, has scale
+    /// `scales[first + places[i]]`.
+    ///
+    /// # Panics
+    /// If there is no such scale
+    #[inline(always)]
+    pub(crate) fn split(
+        &self,
+        codes: &Line,
+        scales: &[i16; 32],
+        (places, first): (&[u16; 32], usize),
+        [high, low]: [&mut Line; 2],
+    ) {
+        // SAFETY: whoever has tiles has AVX-512 with BW; all are 64 bytes, and no access needs alignment. An index that is
+        // too large is taken modulo 32.
         unsafe {
             let (codes, scales) =
                 (_mm512_loadu_si512(codes.as_ptr().cast()), _mm512_loadu_si512(scales.as_ptr().cast()));
-            let byte = _mm512_set1_epi16(0xff);
-            let even = _mm512_mullo_epi16(_mm512_and_si512(codes, byte), scales);
+            let places = _mm512_add_epi16(_mm512_loadu_si512(places.as_ptr().cast()), _mm512_set1_epi16(first as i16));
+            let scales = _mm512_permutexvar_epi16(places, scales);
+            let even = _mm512_mullo_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(0xff)), scales);
             let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(codes), scales);
-            let half = _mm512_set1_epi16(64);
-            let even_high = _mm512_srai_epi16::<7>(_mm512_add_epi16(even, half));
-            let odd_high = _mm512_srai_epi16::<7>(_mm512_add_epi16(odd, half));
-            let even_low = _mm512_sub_epi16(even, _mm512_slli_epi16::<7>(even_high));
-            let odd_low = _mm512_sub_epi16(odd, _mm512_slli_epi16::<7>(odd_high));
-            // Low bytes of the even ones, and of the odd ones above them
-            let join = |even, odd| _mm512_or_si512(_mm512_and_si512(even, byte), _mm512_slli_epi16::<8>(odd));
-            _mm512_storeu_si512(high.as_mut_ptr().cast(), join(even_high, odd_high));
-            _mm512_storeu_si512(low.as_mut_ptr().cast(), join(even_low, odd_low));
+            // Low bytes of the even ones, and of the odd ones above them: the first where the third has ones.
+            const CHOOSE: i32 = 0b1110_0010;
+            let below = _mm512_set1_epi16(0xff);
+            let highs =
+                _mm512_ternarylogic_epi32::<CHOOSE>(_mm512_srai_epi16::<7>(even), below, _mm512_slli_epi16::<1>(odd));
+            let lows = _mm512_ternarylogic_epi32::<CHOOSE>(even, below, _mm512_slli_epi16::<8>(odd));
+            _mm512_storeu_si512(high.as_mut_ptr().cast(), highs);
+            _mm512_storeu_si512(low.as_mut_ptr().cast(), _mm512_and_si512(lows, _mm512_set1_epi8(0x7f)));
         }
     }
 }

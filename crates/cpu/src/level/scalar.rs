@@ -404,16 +404,28 @@ impl Tiles {
     pub(crate) fn clear<const T: usize>(&self) {
         match *self {}
     }
-    pub(crate) fn digits<const T: usize>(&self, _x: [&[Line; 16]; T], _w: [&[Line; 16]; 2]) {
+    pub(crate) fn digits<const T: usize>(&self, _w: [&[Line; 16]; 2], _x: [&[Line; 16]; T]) {
+        match *self {}
+    }
+    pub(crate) fn unsigned_digits<const T: usize>(&self, _w: [&[Line; 16]; 2], _x: [&[Line; 16]; T]) {
+        match *self {}
+    }
+    pub(crate) fn rows<const T: usize>(&self, _rows: ([&[i8]; T], usize, usize), _digits: [&[Line; 16]; 2]) {
+        match *self {}
+    }
+    pub(crate) fn interleave(&self, _rows: &[&[i8; 64]; 64], _to: [&mut [Line; 16]; 4]) {
         match *self {}
     }
     pub(crate) fn take<const T: usize>(&self, _to: &mut Sums) {
         match *self {}
     }
-    pub(crate) fn codes<const T: usize>(&self, _x: [&[Line; 8]; T], _w: &[Line; 8], _to: &mut Sums) {
+    pub(crate) fn codes(&self, _w: &[Line; 8], _x: &[Line; 8], _to: &mut [[i32; LANES]; 16]) {
         match *self {}
     }
-    pub(crate) fn split(&self, _codes: &Line, _scales: &Line, _to: [&mut Line; 2]) {
+    pub(crate) fn subtract(&self, _line: &mut Line, _zero: u8) {
+        match *self {}
+    }
+    pub(crate) fn split(&self, _codes: &Line, _scales: &[i16; 32], _at: (&[u16; 32], usize), _to: [&mut Line; 2]) {
         match *self {}
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn run(cpu: &Cpu, args: &AttendExpanded<'_, Cpu>, out: &mut [f32]) {
             n_queries: rows.n,
             value_vectors: sizes.v_vectors(),
             vectors: sizes.vectors(rows.n).max(own.vectors),
-            panels: own.panels,
+            ..own
         };
         cpu.attention_scratch.lend(worker, room, |pieces| {
             cpu.level.run(Expanded { args, rows, head, in_integers, out, pieces });
@@ -95,7 +95,7 @@ impl Kernel for Expanded<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { args, rows, head, in_integers, out, pieces } = self;
         let sizes = Sizes::new(args);
-        let Pieces { walk: mut room, mut vectors, panels } = pieces;
+        let Pieces { walk: mut room, mut vectors, panels, .. } = pieces;
         let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
         // Whole numbers cannot be infinite: where something is, all is computed again in f32.
         if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels) {

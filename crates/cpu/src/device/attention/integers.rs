@@ -4,14 +4,18 @@
 //! p are rounded together with their row's scale, p·d ≈ d_w·ŵ, so that values are d_w·Σ ŵ·ĉ. Both sums are exact in 32
 //! bits (docs/numerics.md, "Rows of 8 bits"). Owns that arithmetic. Must not see rows of other formats.
 
+mod by_tiles;
+
 use std::ops::Range;
+
+use self::by_tiles::ByTiles;
 
 use super::{Context, Looks, Room};
 use crate::cache::Q8Rows;
 use crate::kernel::attention::{Gathered, Scores, Step, TILE, Tile, Tiles, Walk, walk};
 use crate::kernel::panel::{bf16_steps, order_as_pairs, pair_steps, quantise, steps_of_pairs};
 use crate::kernel::tile::{RowsBody, floats, for_rows, pairs};
-use crate::level::{LANES, Simd, make};
+use crate::level::{LANES, Line, Simd, make, map};
 
 /// Vectors of value channels that are prepared at a time: a cache line of bytes.
 const VALUE_BLOCK: usize = 4;
@@ -46,11 +50,14 @@ impl Lengths {
 
 pub(super) fn room(looks: &Looks<'_>) -> Room {
     let (n, lengths) = (looks.n(), Lengths::new(looks));
+    let by_tiles = by_tiles::room(n, lengths.c);
+    let own = lengths.rope_steps + TILE / LANES;
     Room {
         // Rotated queries, scales of queries and of weights, a panel of rotated keys, scales of keys.
-        vectors: n * lengths.rope_steps / LANES + 2 * n.div_ceil(LANES) + lengths.rope_steps + TILE / LANES,
+        vectors: n * lengths.rope_steps / LANES + 2 * n.div_ceil(LANES) + own + by_tiles.vectors,
         // Queries, weights, a panel of keys, a block of values.
         panels: n * (lengths.pairs / LANES + WEIGHT_BLOCKS) + lengths.pairs + VALUE_BLOCK * TILE / 2,
+        lines: by_tiles.lines,
         ..Room::default()
     }
 }
@@ -64,22 +71,31 @@ pub(super) fn gather<S: Simd>(
     room: &mut Walk<'_>,
     vectors: &mut [[f32; LANES]],
     panels: &mut [[i16; 2 * LANES]],
+    lines: &mut [Line],
 ) {
     let (n, lengths) = (looks.n(), Lengths::new(&looks));
     let (rope_queries, vectors) = vectors.split_at_mut(n * lengths.rope_steps / LANES);
     let (query_scales, vectors) = vectors.split_at_mut(n.div_ceil(LANES));
     let (weight_scales, vectors) = vectors.split_at_mut(n.div_ceil(LANES));
-    let (rope_keys, scales) = vectors.split_at_mut(lengths.rope_steps);
+    let (rope_keys, vectors) = vectors.split_at_mut(lengths.rope_steps);
+    let (scales, vectors) = vectors.split_at_mut(TILE / LANES);
     let (queries, panels) = panels.split_at_mut(n * lengths.pairs / LANES);
     let (weights, panels) = panels.split_at_mut(n * WEIGHT_BLOCKS);
     let (keys, values) = panels.split_at_mut(lengths.pairs);
     let (rope_queries, query_scales) = (rope_queries.as_flattened_mut(), query_scales.as_flattened_mut());
+    let mut by_tiles = ByTiles::new(simd, &looks, vectors, lines);
     for i in 0..n {
         let [latent, rope] = looks.query(i);
         let to = &mut queries[i * lengths.pairs / LANES..][..lengths.pairs / LANES];
         query_scales[i] = looks.scale * quantise(simd, latent, query_steps(lengths.c), to);
-        order_as_pairs(to);
+        match &mut by_tiles {
+            Some(tiles) => tiles.set_query(i, to.as_flattened()),
+            None => order_as_pairs(to),
+        }
         rope_queries[i * lengths.rope_steps..][..lengths.rope].copy_from_slice(rope);
+    }
+    if let Some(tiles) = &mut by_tiles {
+        tiles.transpose_queries(simd);
     }
     let mut tiles = Integers {
         context: looks.context,
@@ -92,10 +108,11 @@ pub(super) fn gather<S: Simd>(
         rows: [0; TILE],
         keys,
         rope_keys,
-        scales: &mut scales[..TILE / LANES],
+        scales,
         weights,
         weight_scales: weight_scales.as_flattened_mut(),
         values: &mut values[..VALUE_BLOCK * TILE / 2],
+        by_tiles,
     };
     let n_seen = |i: usize, tile: Tile| looks.rows.n_seen(i / looks.heads.len, tile);
     walk(simd, ranges, looks.rows.n_visible(), &mut tiles, room, n_seen);
@@ -181,6 +198,7 @@ struct Integers<'a> {
     weight_scales: &'a mut [f32],
     /// `[VALUE_BLOCK, TILE / 2]` pairs of positions.
     values: &'a mut [[i16; 2 * LANES]],
+    by_tiles: Option<ByTiles<'a>>,
 }
 
 impl Integers<'_> {
@@ -209,13 +227,19 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
     #[inline(always)]
     fn scores(&mut self, simd: S, tile: Tile, scores: &mut [Scores]) {
         self.rows = self.context.rows(tile.start, tile.n);
+        if let Some(tiles) = &mut self.by_tiles {
+            tiles.multiply_keys(simd, self.cached, &self.rows, tile.n);
+        }
         for group in 0..tile.n.div_ceil(LANES) {
             let (cached, rows) = (self.cached, &self.rows[group * LANES..(group + 1) * LANES]);
-            // The next sixteen positions, which mostly follow in memory.
+            // The next positions, which mostly follow in memory: tiles take codes of a whole tile of positions at once.
+            let ahead = if self.by_tiles.is_some() { TILE } else { LANES };
             for row in rows {
-                cached.prefetch(simd, row + LANES);
+                cached.prefetch(simd, row + ahead);
             }
-            pair_steps(simd, make(|i| cached.codes(rows[i])), self.keys);
+            if self.by_tiles.is_none() {
+                pair_steps(simd, make(|i| cached.codes(rows[i])), self.keys);
+            }
             bf16_steps(simd, make(|i| cached.tail(rows[i])), self.rope_keys);
             self.scales[group] = make(|i| cached.scales(rows[i])[0]);
             let scales = self.scales[group];
@@ -228,9 +252,22 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
     fn add_values(&mut self, simd: S, tile: Tile, weights: &mut [Scores], steps: &[Step], gathered: &mut Gathered<'_>) {
         let rounded = Rounded { weights: self.weights, scales: self.weight_scales, steps: WEIGHT_STEPS };
         round_weights(simd, weights, self.scales, rounded);
+        if let Some(tiles) = &mut self.by_tiles {
+            tiles.set_weights(self.weights);
+        }
         for block in 0..gathered.n_vectors.div_ceil(VALUE_BLOCK) {
             let first = block * VALUE_BLOCK;
             let n_vectors = VALUE_BLOCK.min(gathered.n_vectors - first);
+            if let Some(tiles) = &mut self.by_tiles {
+                tiles.multiply_values(simd, self.cached, &self.rows, first * LANES);
+                for v in 0..n_vectors {
+                    for i in 0..steps.len() {
+                        let sum = simd.load(tiles.value(v, i));
+                        add_value(simd, sum, self.weight_scales[i], steps[i].factor, gathered.value_mut(i, first + v));
+                    }
+                }
+                continue;
+            }
             self.zip_values(simd, tile.n, first * LANES..self.lengths.c.min((first + n_vectors) * LANES));
             for v in 0..n_vectors {
                 let values = &self.values[v * TILE / 2..][..tile.n.div_ceil(2)];
@@ -255,13 +292,18 @@ impl<S: Simd> RowsBody<S> for Products<'_, '_> {
     fn rows<const R: usize>(&mut self, simd: S, first: usize) {
         let Lengths { pairs: n_pairs, rope, rope_steps, .. } = self.of.lengths;
         let blocks = n_pairs / LANES;
-        let latents = make(|r| self.of.queries[(first + r) * blocks..][..blocks].as_flattened().as_chunks().0);
-        let sums = pairs::<S, R>(simd, self.of.keys, latents);
+        let sums: [S::F32; R] = match &self.of.by_tiles {
+            Some(tiles) => make(|r| simd.load(tiles.product(self.group, first + r))),
+            None => {
+                let latents = make(|r| self.of.queries[(first + r) * blocks..][..blocks].as_flattened().as_chunks().0);
+                map(pairs::<S, R>(simd, self.of.keys, latents), |sum| simd.to_f32(sum))
+            }
+        };
         let queries = make(|r| &self.of.rope_queries[(first + r) * rope_steps..]);
         let rotated = floats::<S, R>(simd, [simd.splat(0.0); R], &self.of.rope_keys[..rope], queries);
         let scales = simd.load(&self.scales);
         for r in 0..R {
-            let latent = simd.mul(simd.mul(simd.to_f32(sums[r]), scales), simd.splat(self.of.query_scales[first + r]));
+            let latent = simd.mul(simd.mul(sums[r], scales), simd.splat(self.of.query_scales[first + r]));
             let score = simd.mul_add(rotated[r], simd.splat(self.of.scale), latent);
             simd.store(score, &mut self.scores[first + r][self.group]);
         }
@@ -283,12 +325,16 @@ impl<S: Simd> RowsBody<S> for Sums<'_, '_> {
     fn rows<const R: usize>(&mut self, simd: S, first: usize) {
         let row = |r: usize| self.weights[(first + r) * WEIGHT_BLOCKS..][..WEIGHT_BLOCKS].as_flattened();
         let sums = pairs::<S, R>(simd, self.values, make(|r| row(r).as_chunks().0));
-        let n_vectors = self.gathered.n_vectors;
         for (r, sum) in sums.into_iter().enumerate() {
-            let value = &mut self.gathered.values[(first + r) * n_vectors + self.vector];
-            let kept = simd.mul(simd.load(value), simd.splat(self.steps[first + r].factor));
-            let scale = simd.splat(self.weight_scales[first + r]);
-            simd.store(simd.mul_add(simd.to_f32(sum), scale, kept), value);
+            let (scale, factor) = (self.weight_scales[first + r], self.steps[first + r].factor);
+            add_value(simd, simd.to_f32(sum), scale, factor, self.gathered.value_mut(first + r, self.vector));
         }
     }
+}
+
+/// value = factor·value + scale·sum
+#[inline(always)]
+fn add_value<S: Simd>(simd: S, sum: S::F32, scale: f32, factor: f32, value: &mut [f32; LANES]) {
+    let kept = simd.mul(simd.load(value), simd.splat(factor));
+    simd.store(simd.mul_add(sum, simd.splat(scale), kept), value);
 }

@@ -126,7 +126,7 @@ impl Forward<'_> {
         let (n, steps, value_vectors) = (n_rows * per_kv(a), Self::steps(a), a.v_dim.div_ceil(LANES));
         // Queries, a panel of keys, whose two parts are each whole vectors, and a tile of values.
         let vectors = n * steps / LANES + steps + LANES + value_vectors * TILE;
-        Room { n_queries: n, value_vectors, vectors, panels: 0 }
+        Room { n_queries: n, value_vectors, vectors, ..Room::default() }
     }
 }
 

@@ -125,7 +125,7 @@ fn fours<const N: usize>(q: &[i8], at: usize) -> &[[i8; 4]; N] {
 
 /// A line of f32: one number of each row's block, four blocks at a time.
 #[inline(always)]
-fn numbers<S: Simd, B>(simd: S, blocks: [&B; UNIT], of_four: impl Fn([&B; 4]) -> S::F4, to: &mut Line) {
+pub(super) fn numbers<S: Simd, B>(simd: S, blocks: [&B; UNIT], of_four: impl Fn([&B; 4]) -> S::F4, to: &mut Line) {
     for (four, to) in blocks.as_chunks::<4>().0.iter().zip(to.as_chunks_mut::<16>().0) {
         let values = simd.store4(of_four(*four));
         for (value, to) in values.into_iter().zip(to.as_chunks_mut::<4>().0) {
@@ -201,12 +201,6 @@ fn subs<F: Super>(pair: usize) -> [usize; 2] {
         8 => [2 * pair, 2 * pair + 1],
         _ => [pair / 2 * 4 + pair % 2, pair / 2 * 4 + pair % 2 + 2],
     }
-}
-
-/// The line of the scale that code line `i` is multiplied with.
-#[inline(always)]
-pub(super) fn subs_line<F: Super>(i: usize) -> usize {
-    SCALES + i / if F::N_SUB == 8 { 8 } else { 4 }
 }
 
 impl<F: Super> Panel<F> for SuperPanel {

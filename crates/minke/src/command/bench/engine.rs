@@ -1,8 +1,9 @@
 //! `minke bench --engine`: what the engine adds to the kernels, and what streams feel.
 //!
 //! Owns four measurements and their report: batched decode beside the same steps without an engine; the time between
-//! tokens of running streams while a long prompt is read; drafts on against drafts off; a prompt restored from disk. Answers are checked: with drafts
-//! they must be the same. Must not know the other measurements.
+//! tokens of running streams while a long prompt is read; drafts on against drafts off; a prompt restored from disk. Each
+//! is told as soon as it is there, since on a large model the next may take minutes. Answers are checked: with drafts they
+//! must be the same. Must not know the other measurements.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use super::measure::prompt;
 use crate::device::cpu;
 use crate::failure::{Failure, print};
 use crate::memory::{bytes, memory};
+use crate::progress::progress_bar;
 use crate::source::Source;
 
 /// Tokens of the prompts of the streams.
@@ -139,16 +141,29 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         "model": args.model, "threads": bench.cpu.n_threads(), "level": bench.cpu.level().name(),
         "cache": row_format.name(), "streams": n_streams, "decode": n_decode,
     });
-    report["batch"] = bench.batch(n_long)?;
-    let n_long = n_long.min(n_context - 1);
-    report["drafts"] = json!({ "repetition": bench.drafts(true)?, "no_repetition": bench.drafts(false)? });
+    let tell = |text: String| if args.json { Ok(()) } else { print(&text) };
+    tell(format!("machine     {} threads, {}\n", bench.cpu.n_threads(), bench.cpu.level().name()))?;
+    let streams = bench.streams(n_long)?;
+    report["batch"] = bench.batch(&streams)?;
+    tell(batch_text(n_streams, &report["batch"]))?;
+    if n_long > 0 {
+        report["while_reading"] = bench.while_reading(&streams, n_long)?;
+        tell(reading_text(&report["while_reading"]))?;
+    }
+    bench.engine.abort_all();
+    for (key, name, repeats) in [("repetition", "repetition", true), ("no_repetition", "none", false)] {
+        report["drafts"][key] = bench.drafts(repeats)?;
+        tell(drafts_text(name, &report["drafts"][key]))?;
+    }
     let Bench { cpu, model, .. } = bench;
+    let n_long = n_long.min(n_context - 1);
     if n_long >= BLOCK_LEN {
         report["restore"] = restore(&cpu, &model, n_long, row_format)?;
+        tell(restore_text(&report["restore"]))?;
     }
     match args.json {
         true => print(&format!("{report:#}\n")),
-        false => print(&to_text(&report)),
+        false => Ok(()),
     }
 }
 
@@ -184,10 +199,13 @@ fn restore_in(
         let store = Store::open(folder, options).map_err(|e| Failure::Failed(e.into()))?;
         let mut engine = Engine::new(runner, limits, root(), Some(store))?;
         let start = Instant::now();
+        let bar = progress_bar(text.len() as u64);
         let stream = submit(&mut engine, text.clone(), 1, false)?;
         while stream.n_tokens() == 0 {
             engine.step()?;
+            bar.set_position(engine.stats().n_read + engine.stats().n_reused);
         }
+        bar.finish_and_clear();
         seconds.push(start.elapsed().as_secs_f64());
         if let Some(store) = engine.store() {
             store.flush();
@@ -226,8 +244,20 @@ impl Bench<'_> {
         self.model.config.vocab_size
     }
 
-    /// Streams beside the same number of lanes, round by round; then the same streams while a long prompt is read.
-    fn batch(&mut self, n_long: usize) -> Result<Value, Failure> {
+    /// As many streams as are asked for, all of them past their prompts, with tokens left for everything that follows.
+    fn streams(&mut self, n_long: usize) -> Result<Vec<Stream>, Failure> {
+        let max_tokens = (self.args.repeat as usize + 4) * self.n_decode + n_long / 16;
+        let text = prompt(self.n_streams * N_PROMPT, self.vocab());
+        let streams = text.chunks(N_PROMPT).map(|prompt| submit(&mut self.engine, prompt.to_vec(), max_tokens, false));
+        let streams = streams.collect::<Result<Vec<_>, _>>()?;
+        while streams.iter().any(|stream| stream.n_tokens() < 3) {
+            self.engine.step()?;
+        }
+        Ok(streams)
+    }
+
+    /// Streams beside the same number of lanes, round by round.
+    fn batch(&mut self, streams: &[Stream]) -> Result<Value, Failure> {
         let options = LanesOptions {
             n_lanes: self.n_streams,
             depth_max: N_PROMPT,
@@ -238,40 +268,33 @@ impl Bench<'_> {
         };
         let (cpu, model) = (self.cpu.clone(), self.model.clone());
         let mut lanes = Lanes::new(&*cpu, &model, options)?;
-        let text = prompt(self.n_streams * N_PROMPT, self.vocab());
-        lanes.fill_contexts(&text)?;
+        lanes.fill_contexts(&prompt(self.n_streams * N_PROMPT, self.vocab()))?;
         lanes.set_depth(N_PROMPT);
-        let max_tokens = (self.args.repeat as usize + 4) * self.n_decode + n_long / 16;
-        let streams = text.chunks(N_PROMPT).map(|prompt| submit(&mut self.engine, prompt.to_vec(), max_tokens, false));
-        let streams = streams.collect::<Result<Vec<_>, _>>()?;
-        while streams.iter().any(|stream| stream.n_tokens() < 3) {
-            self.engine.step()?;
-        }
+        let n = self.n_streams * self.n_decode;
+        let bar = progress_bar(2 * self.args.repeat * n as u64);
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
-        let n = (self.n_streams * self.n_decode) as f64;
         for _ in 0..self.args.repeat {
             let start = Instant::now();
             for _ in 0..self.n_decode {
                 self.engine.step()?;
             }
-            ours.push(n / start.elapsed().as_secs_f64());
+            ours.push(n as f64 / start.elapsed().as_secs_f64());
+            bar.inc(n as u64);
             // The same tokens, so that about as many experts are read.
             let read: Vec<Vec<u32>> = streams.iter().map(|stream| stream.tokens(self.n_decode + 1)).collect();
             let start = Instant::now();
             lanes.decode(0..self.n_streams, self.n_decode, |lane, written| read[lane][written.len()], |_| Ok(()))?;
-            bare.push(n / start.elapsed().as_secs_f64());
+            bare.push(n as f64 / start.elapsed().as_secs_f64());
+            bar.inc(n as u64);
         }
+        bar.finish_and_clear();
         let mut ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare).collect();
-        let mut report = json!({
+        Ok(json!({
             "engine_tokens_per_s": quantile(&mut ours, 0.5),
             "bare_tokens_per_s": quantile(&mut bare, 0.5),
             "ratio": quantile(&mut ratios, 0.5),
-        });
-        if n_long > 0 {
-            report["while_reading"] = self.while_reading(&streams, n_long)?;
-        }
-        self.engine.abort_all();
-        Ok(report)
+            "ratios": ratios,
+        }))
     }
 
     /// Time between tokens of running streams, before and while a prompt of `n_long` tokens is read.
@@ -285,10 +308,14 @@ impl Bench<'_> {
         let n_before: Vec<usize> = streams.iter().map(|stream| stream.n_tokens() - 1).collect();
         let start = Instant::now();
         let text = prompt(n_long + 7, self.vocab()).split_off(7);
+        let bar = progress_bar(n_long as u64);
+        let n_read = self.engine.stats().n_read;
         let long = submit(&mut self.engine, text, 1, false)?;
         while long.n_tokens() == 0 {
             self.engine.step()?;
+            bar.set_position(self.engine.stats().n_read - n_read);
         }
+        bar.finish_and_clear();
         let read_s = start.elapsed().as_secs_f64();
         let mut disturbed = gaps(&n_before);
         let median = quantile(&mut undisturbed, 0.5);
@@ -316,6 +343,7 @@ impl Bench<'_> {
         };
         let (mut on, mut off) = (Vec::new(), Vec::new());
         let (mut n_drafted, mut n_accepted, mut answer) = (0, 0, None);
+        let bar = progress_bar(2 * (self.args.repeat + 1) * (self.n_decode * 4) as u64);
         for i in 0..2 * (self.args.repeat as usize + 1) {
             // In turns, the order changing, so that what drifts in the machine meets both alike.
             let speculates = i % 4 == 1 || i % 4 == 2;
@@ -325,6 +353,7 @@ impl Bench<'_> {
             while self.engine.has_work() {
                 self.engine.step()?;
             }
+            bar.inc((self.n_decode * 4) as u64);
             let heard = stream.0.lock().unwrap_or_else(PoisonError::into_inner);
             let secs = (heard.times[heard.times.len() - 1] - heard.times[0]).as_secs_f64();
             if i >= 2 {
@@ -339,6 +368,7 @@ impl Bench<'_> {
                 return Err(Failure::Failed(anyhow::anyhow!("an answer with drafts is not the one without")));
             }
         }
+        bar.finish_and_clear();
         let mut ratios: Vec<f64> = on.iter().zip(&off).map(|(on, off)| on / off).collect();
         Ok(json!({
             "on_tokens_per_s": quantile(&mut on, 0.5),
@@ -351,51 +381,50 @@ impl Bench<'_> {
     }
 }
 
-fn to_text(report: &Value) -> String {
-    let n = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let batch = &report["batch"];
-    let mut text = format!(
-        "machine     {} threads, {}\n{} streams   {:.1} tokens/s, {:.1} without the engine: {:.1} %\n",
-        report["threads"],
-        report["level"].as_str().unwrap_or_default(),
-        report["streams"],
+/// A number of a report, which has it.
+fn n(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+fn batch_text(n_streams: usize, batch: &Value) -> String {
+    format!(
+        "{n_streams} streams   {:.1} tokens/s, {:.1} without the engine: {:.1} %\n",
         n(&batch["engine_tokens_per_s"]),
         n(&batch["bare_tokens_per_s"]),
         100.0 * n(&batch["ratio"]),
-    );
-    let reading = &batch["while_reading"];
-    if !reading.is_null() {
-        text += &format!(
-            "            between tokens: {:.0} ms; while {} tokens are read ({:.1} tokens/s): median {:.0}, p99 {:.0} ms \
-             ({:.2} times)\n",
-            n(&reading["undisturbed_ms"]["median"]),
-            reading["prompt_tokens"],
-            n(&reading["read_tokens_per_s"]),
-            n(&reading["disturbed_ms"]["median"]),
-            n(&reading["disturbed_ms"]["p99"]),
-            n(&reading["p99_over_undisturbed_median"]),
-        );
-    }
-    for (key, name) in [("repetition", "repetition"), ("no_repetition", "none")] {
-        let drafts = &report["drafts"][key];
-        text += &format!(
-            "drafts      {name:<10}  {:.1} tokens/s with, {:.1} without: {:.3} times; {} of {} right\n",
-            n(&drafts["on_tokens_per_s"]),
-            n(&drafts["off_tokens_per_s"]),
-            n(&drafts["ratio"]),
-            drafts["accepted"],
-            drafts["drafted"],
-        );
-    }
-    let restore = &report["restore"];
-    if !restore.is_null() {
-        text += &format!(
-            "restart     the token behind {} others: {:.2} s computed, {:.2} s restored from disk: {:.2} %\n",
-            restore["prompt_tokens"],
-            n(&restore["computed_s"]),
-            n(&restore["restored_s"]),
-            100.0 * n(&restore["ratio"]),
-        );
-    }
-    text
+    )
+}
+
+fn reading_text(reading: &Value) -> String {
+    format!(
+        "            between tokens: {:.0} ms; while {} tokens are read ({:.1} tokens/s): median {:.0}, p99 {:.0} ms \
+         ({:.2} times)\n",
+        n(&reading["undisturbed_ms"]["median"]),
+        reading["prompt_tokens"],
+        n(&reading["read_tokens_per_s"]),
+        n(&reading["disturbed_ms"]["median"]),
+        n(&reading["disturbed_ms"]["p99"]),
+        n(&reading["p99_over_undisturbed_median"]),
+    )
+}
+
+fn drafts_text(repetition: &str, drafts: &Value) -> String {
+    format!(
+        "drafts      {repetition:<10}  {:.1} tokens/s with, {:.1} without: {:.3} times; {} of {} right\n",
+        n(&drafts["on_tokens_per_s"]),
+        n(&drafts["off_tokens_per_s"]),
+        n(&drafts["ratio"]),
+        drafts["accepted"],
+        drafts["drafted"],
+    )
+}
+
+fn restore_text(restore: &Value) -> String {
+    format!(
+        "restart     the token behind {} others: {:.2} s computed, {:.2} s restored from disk: {:.2} %\n",
+        restore["prompt_tokens"],
+        n(&restore["computed_s"]),
+        n(&restore["restored_s"]),
+        100.0 * n(&restore["ratio"]),
+    )
 }

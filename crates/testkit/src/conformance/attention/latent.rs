@@ -156,6 +156,15 @@ pub(in super::super) fn check<D: Device>(suite: &mut Suite<'_, D>) {
         }
         not_finite(suite, &mut rng, dims);
     }
+    // More heads than devices take at a time, and as many as fill tiles: alone and in several rows.
+    for (i, row_format) in RowFormat::ALL.into_iter().enumerate() {
+        for dims in [Dims { c: 8, r: 2, n: 2, h: 130 }, Dims { c: 64, r: 4, n: 3, h: 18 }] {
+            for spans in [&[(1, 40)][..], &[(3, 0), (1, 18)]] {
+                let plan = Plan { block_len: [16, 32, 16][i], row_format, spans };
+                suite.check(&Latent::new(&mut rng, plan, dims, 1.0));
+            }
+        }
+    }
     // Contexts that devices cut into parts, beside short ones.
     for (i, row_format) in RowFormat::ALL.into_iter().enumerate() {
         for spans in [&[(1, 1300)][..], &[(2, 511), (1, 512), (1, 5)], &[(3, 1022), (1, 1023)]] {
