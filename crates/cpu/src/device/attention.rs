@@ -3,6 +3,7 @@
 //! Owns the units, who computes them, and the rows of a context. What a unit computes does not depend on how many there
 //! are: threads share a context by its fixed ranges (`kernel/attention.rs`). Must not write the cache.
 
+mod digits;
 mod expanded;
 mod floats;
 mod integers;

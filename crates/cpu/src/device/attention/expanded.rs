@@ -95,10 +95,10 @@ impl Kernel for Expanded<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { args, rows, head, in_integers, out, pieces } = self;
         let sizes = Sizes::new(args);
-        let Pieces { walk: mut room, mut vectors, panels, .. } = pieces;
+        let Pieces { walk: mut room, mut vectors, panels, lines } = pieces;
         let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
         // Whole numbers cannot be infinite: where something is, all is computed again in f32.
-        if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels) {
+        if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels, lines) {
             return room.gathered.write(simd, out, sizes.v, |t| place(t) * sizes.v);
         }
         let w_uk = take(&mut vectors, sizes.n * sizes.c_steps / LANES);

@@ -4,7 +4,11 @@
 //! them, to as many steps as let every sum of products stay below 2^31 (docs/numerics.md, "Expanded in whole numbers").
 //! Owns that arithmetic. Numbers that are not finite make it stop: f32 must do the work.
 
+mod by_tiles;
+
 use ops::{AttendExpanded, RowFormat};
+
+use self::by_tiles::ByTiles;
 
 use super::super::integers::{Rounded, Sums, WEIGHT_BLOCKS, round_weights};
 use super::super::{Context, Room, Rows};
@@ -13,7 +17,7 @@ use crate::device::Cpu;
 use crate::kernel::attention::{Gathered, RANGE, Scores, Step, TILE, Tile, Tiles, Walk, walk};
 use crate::kernel::panel::{i16_steps, quantise};
 use crate::kernel::tile::{RowsBody, for_rows, pairs};
-use crate::level::{LANES, Simd, make};
+use crate::level::{LANES, Line, Simd, make};
 
 /// Vectors of sixteen positions in a tile.
 const GROUPS: usize = TILE / LANES;
@@ -66,6 +70,7 @@ pub(super) fn room(sizes: Sizes, n_queries: usize) -> Room {
     let lengths = Lengths::new(sizes);
     let Sizes { n, r, v, c_steps, .. } = sizes;
     let (v_vectors, row) = (sizes.v_vectors(), sizes.c.max(n).max(v).div_ceil(LANES));
+    let by_tiles = by_tiles::room(sizes);
     Room {
         // Matrices as they are decoded; scales of them, of queries and of weights; rotated and expanded keys; values.
         vectors: row
@@ -75,7 +80,8 @@ pub(super) fn room(sizes: Sizes, n_queries: usize) -> Room {
             + 2 * n_queries.div_ceil(LANES)
             + TILE * r.div_ceil(LANES)
             + 2 * lengths.head_pairs()
-            + TILE * v_vectors,
+            + TILE * v_vectors
+            + by_tiles.vectors,
         // Matrices, queries, latents and their panel, keys, values, weights; a row of a matrix.
         panels: n * lengths.c_blocks
             + v_vectors * lengths.c_pairs()
@@ -85,6 +91,7 @@ pub(super) fn room(sizes: Sizes, n_queries: usize) -> Room {
             + GROUPS * lengths.head_pairs()
             + v_vectors * TILE / 2
             + lengths.c_blocks,
+        lines: by_tiles.lines,
         ..Room::default()
     }
 }
@@ -99,12 +106,16 @@ pub(super) fn gather<'a, S: Simd>(
     room: &mut Walk<'_>,
     mut vectors: &'a mut [[f32; LANES]],
     mut panels: &'a mut [[i16; 2 * LANES]],
+    lines: &'a mut [Line],
 ) -> bool {
     let sizes = Sizes::new(args);
     let lengths = Lengths::new(sizes);
     let layout = args.cache.spec.row;
     let in_codes = layout.row_format == RowFormat::Q8 && layout.group_len == sizes.c;
-    let matrices = Matrices::round(simd, args, head, lengths.weight_steps(in_codes), &mut vectors, &mut panels);
+    let keys = take(&mut vectors, 2 * sizes.n);
+    let mut by_tiles = if in_codes { ByTiles::new(simd, args.cache, sizes, keys, lines) } else { None };
+    let steps = lengths.weight_steps(in_codes);
+    let matrices = Matrices::round(simd, args, head, steps, &mut vectors, &mut panels, &mut by_tiles);
     let queries = take(&mut panels, rows.n * lengths.head_blocks);
     let query_scales = take(&mut vectors, rows.n.div_ceil(LANES)).as_flattened_mut();
     let head_dim = sizes.n + sizes.r;
@@ -117,6 +128,8 @@ pub(super) fn gather<'a, S: Simd>(
         context: Context { cache: args.cache, layer: args.layer, block_table: rows.block_table },
         lengths,
         in_codes,
+        by_tiles,
+        rows: [0; TILE],
         finite,
         matrices,
         queries,
@@ -162,6 +175,7 @@ impl<'a> Matrices<'a> {
         steps: f32,
         vectors: &mut &'a mut [[f32; LANES]],
         panels: &mut &'a mut [[i16; 2 * LANES]],
+        by_tiles: &mut Option<ByTiles<'_>>,
     ) -> Self {
         let sizes = Sizes::new(args);
         let (lengths, Sizes { c, n, v, c_steps, .. }) = (Lengths::new(sizes), sizes);
@@ -173,8 +187,11 @@ impl<'a> Matrices<'a> {
         let w_uk = take(panels, n * lengths.c_blocks);
         let w_uk_scales = take(vectors, n.div_ceil(LANES)).as_flattened_mut();
         let each = keys.chunks_exact(c_steps).zip(w_uk.chunks_exact_mut(lengths.c_blocks)).zip(&mut *w_uk_scales);
-        for ((row, to), d) in each {
+        for (o, ((row, to), d)) in each.enumerate() {
             *d = quantise(simd, &row[..c], steps, to);
+            if let Some(tiles) = by_tiles {
+                tiles.set_channel(o, to.as_flattened());
+            }
         }
         let w_uv = take(panels, sizes.v_vectors() * lengths.c_pairs());
         let w_uv_scales = take(vectors, sizes.v_vectors());
@@ -184,10 +201,17 @@ impl<'a> Matrices<'a> {
         for (o, weights) in values.chunks_exact(c_steps).enumerate() {
             let (vector, lane) = (o / LANES, o % LANES);
             w_uv_scales[vector][lane] = quantise(simd, &weights[..c], steps, row);
+            if let Some(tiles) = by_tiles {
+                tiles.set_channel(n + o, row.as_flattened());
+                continue;
+            }
             let columns = &mut w_uv[vector * lengths.c_pairs()..][..lengths.c_pairs()];
             for (pair, to) in row.as_flattened().as_chunks::<2>().0.iter().zip(columns) {
                 to[2 * lane..2 * lane + 2].copy_from_slice(pair);
             }
+        }
+        if let Some(tiles) = by_tiles {
+            tiles.transpose(simd);
         }
         let finite = w_uk_scales[..n].iter().chain(w_uv_scales.as_flattened()).all(|d| d.is_finite());
         Self { w_uk, w_uk_scales, w_uv, w_uv_scales, finite }
@@ -199,6 +223,9 @@ struct Integers<'a> {
     lengths: Lengths,
     /// Whether latents are cached as whole numbers.
     in_codes: bool,
+    by_tiles: Option<ByTiles<'a>>,
+    /// The tile's rows.
+    rows: [usize; TILE],
     finite: bool,
     matrices: Matrices<'a>,
     /// `[rows, n + R]`
@@ -233,7 +260,8 @@ impl Integers<'_> {
     fn read<S: Simd>(&mut self, simd: S, tile: Tile) {
         let Sizes { c, r, .. } = self.lengths.sizes;
         let (cache, rope_stride) = (self.context.cache, r.next_multiple_of(LANES));
-        let rows: [usize; TILE] = self.context.rows(tile.start, tile.n);
+        self.rows = self.context.rows(tile.start, tile.n);
+        let rows = &self.rows;
         let used = tile.n.next_multiple_of(LANES);
         let steps = self.lengths.latent_steps(self.in_codes) as f32;
         let scales = self.latent_scales.as_flattened_mut();
@@ -244,6 +272,9 @@ impl Integers<'_> {
             if self.in_codes {
                 let row = cache.q8_rows();
                 scales[i] = row.scales(rows[i])[0];
+                if self.by_tiles.is_some() {
+                    continue;
+                }
                 let (blocks, rest) = row.codes(rows[i]).as_chunks();
                 for (codes, to) in blocks.iter().zip(&mut *latent) {
                     simd.store_pairs(simd.widen_i8(codes), to);
@@ -262,17 +293,25 @@ impl Integers<'_> {
         self.finite &= scales[..used].iter().all(|d| d.is_finite());
     }
 
-    /// Keys of sixteen positions.
+    /// Keys of sixteen positions, of `n_groups` that are asked for in order.
     #[inline(always)]
-    fn expand_keys<S: Simd>(&mut self, simd: S, group: usize) {
+    fn expand_keys<S: Simd>(&mut self, simd: S, group: usize, n_groups: usize) {
         let Sizes { n, r, .. } = self.lengths.sizes;
         let (c_blocks, head_pairs) = (self.lengths.c_blocks, self.lengths.head_pairs());
-        let latents = &self.latents[group * LANES * c_blocks..];
-        i16_steps(simd, make(|s| latents[s * c_blocks..][..c_blocks].as_flattened()), self.panel);
-        let (x, scales) = (self.matrices.w_uk, self.matrices.w_uk_scales);
-        let (panel, lanes) = (&*self.panel, simd.load(&self.latent_scales[group]));
-        let to = &mut self.expanded[..];
-        for_rows(simd, n, &mut Expansion::<S> { x, blocks: c_blocks, scales, panel, lanes, to, stride: 1 });
+        let (scales, lanes) = (self.matrices.w_uk_scales, simd.load(&self.latent_scales[group]));
+        if let Some(tiles) = &mut self.by_tiles {
+            if group.is_multiple_of(2) {
+                tiles.expand_keys(simd, self.context.cache.q8_rows(), pair_of(&self.rows, group, n_groups));
+            }
+            for ((sum, scale), to) in tiles.keys(group % 2).iter().zip(scales).zip(&mut *self.expanded) {
+                simd.store(simd.mul(simd.load(sum), simd.mul(lanes, simd.splat(*scale))), to);
+            }
+        } else {
+            let latents = &self.latents[group * LANES * c_blocks..];
+            i16_steps(simd, make(|s| latents[s * c_blocks..][..c_blocks].as_flattened()), self.panel);
+            let (x, panel, to) = (self.matrices.w_uk, &*self.panel, &mut self.expanded[..]);
+            for_rows(simd, n, &mut Expansion::<S> { x, blocks: c_blocks, scales, panel, lanes, to, stride: 1 });
+        }
         let rope_stride = r.next_multiple_of(LANES);
         let rope = &self.rope[group * LANES * rope_stride..];
         for (i, step) in self.expanded[n..n + r].iter_mut().enumerate() {
@@ -298,7 +337,17 @@ impl Integers<'_> {
     fn expand_values<S: Simd>(&mut self, simd: S, tile: Tile) {
         let v_vectors = self.lengths.sizes.v_vectors();
         let (c_blocks, c_pairs) = (self.lengths.c_blocks, self.lengths.c_pairs());
-        for (vector, panel) in self.matrices.w_uv.chunks_exact(c_pairs).enumerate() {
+        let n_groups = tile.n.div_ceil(LANES);
+        if let Some(tiles) = &mut self.by_tiles {
+            for (p, scales) in self.latent_scales.as_chunks().0.iter().enumerate().take(n_groups.div_ceil(2)) {
+                let pair = pair_of(&self.rows, 2 * p, n_groups);
+                let end = tile.n.next_multiple_of(LANES).min(2 * (p + 1) * LANES);
+                let to = &mut self.expanded_values[2 * p * LANES * v_vectors..end * v_vectors];
+                tiles.expand_values(simd, self.context.cache.q8_rows(), pair, (scales, self.matrices.w_uv_scales), to);
+            }
+        }
+        let panels = if self.by_tiles.is_some() { &[][..] } else { self.matrices.w_uv };
+        for (vector, panel) in panels.chunks_exact(c_pairs).enumerate() {
             let (x, scales) = (&*self.latents, self.latent_scales.as_flattened());
             let lanes = simd.load(&self.matrices.w_uv_scales[vector]);
             let to = &mut self.expanded_values[vector..];
@@ -333,6 +382,12 @@ impl Integers<'_> {
             }
         }
     }
+}
+
+/// First rows of a group and of the next one, or of the same again where there is none.
+#[inline(always)]
+fn pair_of(rows: &[usize; TILE], group: usize, n_groups: usize) -> [usize; 2] {
+    [group, (group + 1).min(n_groups - 1)].map(|group| rows[group * LANES])
 }
 
 /// Pairs of whole numbers of 16 bits.
@@ -396,8 +451,9 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
     fn scores(&mut self, simd: S, tile: Tile, scores: &mut [Scores]) {
         self.read(simd, tile);
         let (blocks, head_pairs) = (self.lengths.head_blocks, self.lengths.head_pairs());
-        for group in 0..tile.n.div_ceil(LANES) {
-            self.expand_keys(simd, group);
+        let n_groups = tile.n.div_ceil(LANES);
+        for group in 0..n_groups {
+            self.expand_keys(simd, group, n_groups);
             let keys = &self.keys[group * head_pairs..][..head_pairs];
             let (queries, query_scales) = (self.queries, self.query_scales);
             let (n, key_scales) = (scores.len(), simd.load(&self.key_scales[group]));

@@ -4,21 +4,17 @@
 //! which meet the codes apart. A unit's queries are taken by sixteens. Owns their layout; the sums are the same whole
 //! numbers as without tiles. Must not scale or round anything.
 
+use super::super::digits::{CHUNK, Square, fits, head, in_pairs, join, split};
 use super::super::{Looks, Room};
 use super::{TILE, VALUE_BLOCK, WEIGHT_BLOCKS};
 use crate::cache::Q8Rows;
 use crate::level::{LANES, Line, Simd, Sums, Tiles, make};
 
-/// Codes that a tile takes of a row.
-const CHUNK: usize = 64;
 /// Vectors of sixteen positions, and tiles of 64, in a tile of positions.
 const GROUPS: usize = TILE / LANES;
 const PARTS: usize = TILE / CHUNK;
 /// Queries below which tiles are too empty to be worth it.
 const QUERIES_MIN: usize = 4;
-
-/// Sixteen lines.
-type Square = [Line; LANES];
 
 /// What it takes beside the rest.
 pub(super) fn room(n: usize, c: usize) -> Room {
@@ -57,8 +53,8 @@ impl<'a> ByTiles<'a> {
         vectors: &'a mut [[f32; LANES]],
         lines: &'a mut [Line],
     ) -> Option<Self> {
-        let (n, c, block_len) = (looks.n(), looks.value_len(), looks.context.cache.spec.block_len);
-        if !simd.has_tiles() || n < QUERIES_MIN || !c.is_multiple_of(CHUNK) || !block_len.is_multiple_of(LANES) {
+        let (n, c) = (looks.n(), looks.value_len());
+        if n < QUERIES_MIN || !fits(simd, looks.context.cache, c) {
             return None;
         }
         let sixteens = n.div_ceil(LANES);
@@ -136,8 +132,8 @@ impl<'a> ByTiles<'a> {
     fn finish_keys<S: Simd>(&mut self, simd: S, (sixteen, group): (usize, usize), n_groups: usize, from: usize) {
         for (i, digits) in self.sums[from].0.as_chunks::<2>().0.iter().enumerate().take(n_groups - group) {
             let mut keys = [[0.0; LANES]; LANES];
-            for (key, [high, low]) in keys.iter_mut().zip(in_pairs(digits)) {
-                simd.store(join(simd, high, low), key);
+            for (key, digits) in keys.iter_mut().zip(in_pairs(digits)) {
+                simd.store(join(simd, digits), key);
             }
             let to = &mut self.products[(group + i) * self.n + sixteen * LANES..];
             let Some(to) = to.first_chunk_mut::<LANES>() else { unreachable!("there is room for all groups") };
@@ -185,8 +181,8 @@ impl<'a> ByTiles<'a> {
     fn finish_values<S: Simd>(&mut self, simd: S, (sixteen, v): (usize, usize), from: usize) {
         for (i, digits) in self.sums[from].0.as_chunks::<2>().0.iter().enumerate() {
             let to = &mut self.products[(v + i) * self.n + sixteen * LANES..];
-            for (to, [high, low]) in to.iter_mut().zip(in_pairs(digits)) {
-                simd.store(join(simd, high, low), to);
+            for (to, digits) in to.iter_mut().zip(in_pairs(digits)) {
+                simd.store(join(simd, digits), to);
             }
         }
     }
@@ -195,121 +191,5 @@ impl<'a> ByTiles<'a> {
     #[inline(always)]
     pub(super) fn value(&self, v: usize, i: usize) -> &[f32; LANES] {
         &self.products[v * self.n + i]
-    }
-}
-
-/// The first of some codes.
-#[inline(always)]
-fn head(codes: &[i8]) -> &[i8; CHUNK] {
-    match codes.first_chunk() {
-        Some(codes) => codes,
-        None => unreachable!("rows are whole chunks"),
-    }
-}
-
-/// Rows of both digits.
-#[inline(always)]
-fn in_pairs([high, low]: &[[[i32; LANES]; LANES]; 2]) -> impl Iterator<Item = [&[i32; LANES]; 2]> {
-    high.iter().zip(low).map(|(high, low)| [high, low])
-}
-
-/// 256·high + low
-#[inline(always)]
-fn join<S: Simd>(simd: S, high: &[i32; LANES], low: &[i32; LANES]) -> S::F32 {
-    simd.to_f32(simd.shl_add::<8>(simd.load_i32(high), simd.load_i32(low)))
-}
-
-/// Row `i` into the squares of its sixteen, `[chunks, 2 digits]`: high bytes and low ones.
-#[inline(always)]
-fn split(i: usize, values: &[i16], chunks: usize, to: &mut [Square]) {
-    let squares = &mut to[2 * (i / LANES) * chunks..][..2 * chunks];
-    for (values, [high, low]) in values.as_chunks::<CHUNK>().0.iter().zip(squares.as_chunks_mut().0) {
-        high[i % LANES] = values.map(|value| (value >> 8) as u8);
-        low[i % LANES] = values.map(|value| value as u8);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed test")]
-
-    use ops::{Activations, AttendLatent, CacheSpec, Device, HeadLayout, RowFormat, RowLayout, SeqSpan};
-
-    use crate::device::Cpu;
-    use crate::level::Level;
-
-    /// Numbers of both signs.
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let bits = (seed..).map(|i| i.wrapping_mul(2_654_435_761) >> 12);
-        bits.take(n).map(|bits| bits as f32 / 524_288.0 - 1.0).collect()
-    }
-
-    /// Some rows that look at a context which ends with them.
-    struct Scene {
-        heads: usize,
-        c: usize,
-        block_len: usize,
-        n_new: usize,
-        n_cached: usize,
-    }
-
-    impl Scene {
-        fn attend(&self, level: Level, n_threads: usize) -> Vec<f32> {
-            const R: usize = 16;
-            let &Self { heads, c, block_len, n_new, n_cached } = self;
-            let cpu = Cpu::with(level, n_threads).with_activations(Activations::Int8);
-            let row = RowLayout { row_len: c + R, group_len: c, tail_len: R, row_format: RowFormat::Q8 };
-            let n = n_cached + n_new;
-            let n_blocks = n.div_ceil(block_len);
-            let mut cache = cpu.alloc_cache(&CacheSpec { n_layers: 2, n_blocks, block_len, row }).unwrap();
-            // Blocks lie backwards in memory.
-            let block_tables: Vec<u32> = (0..n_blocks as u32).rev().collect();
-            let slot = |i: usize| block_tables[i / block_len] * block_len as u32 + (i % block_len) as u32;
-            let slots: Vec<u32> = (0..n).map(slot).collect();
-            cpu.cache_store(&mut cache, 1, &slots, &[(&values(n * (c + R), 1), c + R)]);
-            let mut out = vec![0.0; n_new * heads * c];
-            let args = AttendLatent {
-                q_lat: &values(n_new * heads * c, 5),
-                q: &values(n_new * heads * R, 9),
-                q_pe: HeadLayout { n_heads: heads, head_dim: R, start: 0 },
-                cache: &cache,
-                layer: 1,
-                spans: &[SeqSpan { q_start: 0, n_new, n_cached, blocks: 0..n_blocks }],
-                block_tables: &block_tables,
-                kv_lora_rank: c,
-                scale: 0.2,
-            };
-            cpu.attend_latent(&args, &mut out);
-            out
-        }
-    }
-
-    #[test]
-    fn every_level_gives_the_same_bits() {
-        for (heads, c, block_len, n_new, n_cached) in [
-            (16, 128, 64, 1, 300),
-            (16, 64, 16, 1, 0),
-            (16, 64, 16, 3, 130),
-            (5, 64, 32, 1, 1077),
-            (70, 64, 16, 1, 40),
-            // Neither whole sixteens nor whole chunks
-            (16, 64, 8, 1, 40),
-            (16, 72, 16, 1, 40),
-        ] {
-            let scene = Scene { heads, c, block_len, n_new, n_cached };
-            let expected = scene.attend(Level::Scalar, 1);
-            assert!(expected.iter().any(|value| *value != 0.0));
-            for level in Level::available() {
-                for n_threads in [1, 2] {
-                    let found = scene.attend(level, n_threads);
-                    assert_eq!(
-                        found,
-                        expected,
-                        "{heads} heads, {c} channels, {n_new} behind {n_cached}, {}",
-                        level.name()
-                    );
-                }
-            }
-        }
     }
 }
