@@ -109,6 +109,13 @@ fn of_engine(out: &mut String, stats: &Stats) {
         ("minke_engine_steps_total", "Steps of the engine.", stats.n_steps),
     ];
     counters.iter().for_each(|(name, help, n)| one(out, name, help, "counter", *n as f64));
+    one(out, "minke_masks_total", "Masks of grammars.", "counter", stats.masks.n as f64);
+    for (name, help, time) in [
+        ("minke_masks_seconds_total", "Time that they took, on a thread of their own.", stats.masks.computed),
+        ("minke_masks_waited_seconds_total", "Time that steps waited for them.", stats.masks.waited),
+    ] {
+        one(out, name, help, "counter", time.as_secs_f64());
+    }
     let gauges = [
         ("minke_sequences_running", "Sequences that run.", stats.n_running),
         ("minke_requests_waiting", "Requests that wait.", stats.n_queued),

@@ -41,7 +41,7 @@ fn has_instructions() -> bool {
 /// # Safety
 /// The processor has VBMI.
 #[target_feature(enable = "avx512f,avx512vbmi")]
-unsafe fn interleave(rows: &[&[i8; 64]; 64], to: [&mut [Line; TILE]; 4]) {
+unsafe fn interleave(rows: &[&[i8; 64]; 64], mut to: [&mut [Line; TILE]; 4]) {
     const ORDER: Line = {
         let mut order = [0; 64];
         let mut i = 0;
@@ -55,11 +55,11 @@ unsafe fn interleave(rows: &[&[i8; 64]; 64], to: [&mut [Line; TILE]; 4]) {
     unsafe {
         let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
         for (j, four) in rows.as_chunks::<4>().0.iter().enumerate() {
-            for i in 0..4 {
+            for (i, to) in to.iter_mut().enumerate() {
                 let [a, b, c, d] = four.map(|row| _mm_loadu_si128(row.as_ptr().add(16 * i).cast()));
                 let two = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
                 let all = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, c), d);
-                _mm512_storeu_si512(to[i][j].as_mut_ptr().cast(), _mm512_permutexvar_epi8(order, all));
+                _mm512_storeu_si512(to[j].as_mut_ptr().cast(), _mm512_permutexvar_epi8(order, all));
             }
         }
     }

@@ -196,7 +196,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.check(&source)?;
     let open_s = opened.elapsed().as_secs_f64();
     let cpu = cpu(args.threads.map(|n| n as usize))?;
-    let limits = limits::limits(&cpu, source.main_format());
+    let limits = limits::limits(&cpu, source.main_format())?;
 
     let loaded = Instant::now();
     let model = model::load(&cpu, source.config.clone(), file)?;

@@ -98,7 +98,7 @@ impl Kernel for Expanded<'_> {
         let Pieces { walk: mut room, mut vectors, panels, lines } = pieces;
         let place = |t: usize| (rows.row + t) * args.q_pe.n_heads + head;
         // Whole numbers cannot be infinite: where something is, all is computed again in f32.
-        if in_integers && integers::gather(simd, args, rows, head, &mut room, vectors, panels, lines) {
+        if in_integers && integers::gather(simd, args, rows, head, &mut room, (&mut *vectors, panels, lines)) {
             return room.gathered.write(simd, out, sizes.v, |t| place(t) * sizes.v);
         }
         let w_uk = take(&mut vectors, sizes.n * sizes.c_steps / LANES);

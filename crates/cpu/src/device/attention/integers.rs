@@ -261,9 +261,9 @@ impl<S: Simd> Tiles<S> for Integers<'_> {
             if let Some(tiles) = &mut self.by_tiles {
                 tiles.multiply_values(simd, self.cached, &self.rows, first * LANES);
                 for v in 0..n_vectors {
-                    for i in 0..steps.len() {
+                    for (i, (step, scale)) in steps.iter().zip(&*self.weight_scales).enumerate() {
                         let sum = simd.load(tiles.value(v, i));
-                        add_value(simd, sum, self.weight_scales[i], steps[i].factor, gathered.value_mut(i, first + v));
+                        add_value(simd, sum, *scale, step.factor, gathered.value_mut(i, first + v));
                     }
                 }
                 continue;

@@ -390,9 +390,9 @@ impl<F: Super> TilePanel<F> for SuperPanel {
                     }
                 }
             }
-            for pair in 0..F::N_SUB / 2 {
+            for (pair, line) in rest.iter_mut().enumerate().take(F::N_SUB / 2) {
                 let rows = &factors.minus[pair / 4].as_chunks::<8>().0[pair % 4];
-                for (term, to) in rows.iter().zip(rest[pair][16 * i..].as_chunks_mut().0) {
+                for (term, to) in rows.iter().zip(line[16 * i..].as_chunks_mut().0) {
                     *to = term.to_le_bytes();
                 }
             }

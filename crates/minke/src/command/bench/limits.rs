@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use cpu::{Cpu, Pool};
+use memmap2::MmapMut;
 use ops::WeightFormat;
 
 use crate::memory::memory;
@@ -34,10 +35,12 @@ impl Limits {
 }
 
 /// Measures all with all threads of the device, for a model with weights mostly of some format.
-pub(super) fn limits(cpu: &Cpu, format: Option<WeightFormat>) -> Limits {
+///
+/// # Errors   if the system has no memory to read
+pub(super) fn limits(cpu: &Cpu, format: Option<WeightFormat>) -> std::io::Result<Limits> {
     let int8_ops = format.and_then(|format| Some((format, cpu.int8_ops(format)?)));
-    let read_bytes_per_s = read_bytes_per_s(&Pool::new(cpu.n_threads()));
-    Limits { read_bytes_per_s, f32_flops: cpu.f32_flops(), int8_ops }
+    let read_bytes_per_s = read_bytes_per_s(&Pool::new(cpu.n_threads()))?;
+    Ok(Limits { read_bytes_per_s, f32_flops: cpu.f32_flops(), int8_ops })
 }
 
 /// Units of work per second in the best round.
@@ -50,23 +53,26 @@ fn best(work: f64, mut round: impl FnMut()) -> f64 {
     rates.fold(0.0, f64::max)
 }
 
-fn read_bytes_per_s(pool: &Pool) -> f64 {
+fn read_bytes_per_s(pool: &Pool) -> std::io::Result<f64> {
     let n_bytes = BUFFER_BYTES_MAX.min(memory().available / 4);
+    // Mapped, because an allocator may keep what it is given back, and the model's own memory is reported after this.
+    let mut buffer = MmapMut::map_anon(n_bytes as usize)?;
     // Not zero, so that every page is really there.
-    let words = vec![black_box(3u64); n_bytes as usize / size_of::<u64>()];
-    best(size_of_val(&words[..]) as f64, || {
+    buffer.fill(black_box(3));
+    let words = buffer.as_chunks().0;
+    Ok(best(n_bytes as f64, || {
         pool.split(words.len(), &|_, range| {
             black_box(sum(&words[range]));
         });
-    })
+    }))
 }
 
 /// Sixteen sums, so that additions never wait for each other and only memory limits.
-fn sum(words: &[u64]) -> u64 {
+fn sum(words: &[[u8; 8]]) -> u64 {
     let mut sums = [0u64; 16];
     for words in words.as_chunks::<16>().0 {
         for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(*word);
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
         }
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
@@ -78,7 +84,7 @@ mod tests {
 
     #[test]
     fn sums_take_every_whole_chunk() {
-        assert_eq!(sum(&[1; 64]), 64);
-        assert_eq!(sum(&[u64::MAX; 16]), 0u64.wrapping_sub(16));
+        assert_eq!(sum(&[1u64.to_ne_bytes(); 64]), 64);
+        assert_eq!(sum(&[u64::MAX.to_ne_bytes(); 16]), 0u64.wrapping_sub(16));
     }
 }

@@ -96,6 +96,9 @@ pub(super) fn room(sizes: Sizes, n_queries: usize) -> Room {
     }
 }
 
+/// Vectors, panels and lines of a unit, as many as [`room`] says.
+pub(super) type Scratch<'a> = (&'a mut [[f32; LANES]], &'a mut [[i16; 2 * LANES]], &'a mut [Line]);
+
 /// The whole walk of a unit, unless something is not finite.
 #[inline(always)]
 pub(super) fn gather<'a, S: Simd>(
@@ -104,9 +107,7 @@ pub(super) fn gather<'a, S: Simd>(
     rows: Rows<'a>,
     head: usize,
     room: &mut Walk<'_>,
-    mut vectors: &'a mut [[f32; LANES]],
-    mut panels: &'a mut [[i16; 2 * LANES]],
-    lines: &'a mut [Line],
+    (mut vectors, mut panels, lines): Scratch<'a>,
 ) -> bool {
     let sizes = Sizes::new(args);
     let lengths = Lengths::new(sizes);
