@@ -167,11 +167,12 @@ impl Kernel for MergeKept<'_> {
             let mut softmax = [state(0)[0], state(0)[1]];
             let mut values: [S::F32; MERGED] = make(|v| simd.load(vector(0, v)));
             for range in 1..n_ranges {
-                let factors = join(&mut softmax, &[state(range)[0], state(range)[1]]).map(|factor| simd.splat(factor));
-                values = make(|v| {
+                let [own, others] = join(&mut softmax, &[state(range)[0], state(range)[1]]);
+                let factors = [simd.splat(own), simd.splat(others)];
+                for (v, value) in values.iter_mut().enumerate() {
                     let added = simd.mul(simd.load(vector(range, v)), factors[1]);
-                    simd.mul_add(values[v], factors[0], added)
-                });
+                    *value = simd.mul_add(*value, factors[0], added);
+                }
             }
             for (value, out) in values.into_iter().zip(out.chunks(LANES)) {
                 let mut lanes = [0.0; LANES];

@@ -310,30 +310,27 @@ impl<F: Small> TilePanel<F> for SmallPanel {
     }
 }
 
-/// A group's products, scaled and added to the sums.
+/// A group's products, scaled and added to the sums. A loop: a closure so large would not be inlined.
 #[inline(always)]
 fn add_small<F: Small, S: Simd>(
     simd: S,
     products: &[[i32; LANES]; LANES],
     w: &[Line; SMALL],
     x: &[Line; SMALL],
-    sums: [S::F32; LANES],
+    mut sums: [S::F32; LANES],
 ) -> [S::F32; LANES] {
-    make(|r| {
+    let number = |line: &Line, r: usize| [f32::from_le_bytes(four(line, r))];
+    for r in 0..LANES {
         let mut sum = [sums[r]];
-        scale_and_add(
-            simd,
-            &x[SMALL_D],
-            [f32::from_le_bytes(four(&w[SMALL_D], r))],
-            [simd.load_i32(&products[r])],
-            &mut sum,
-        );
+        scale_and_add(simd, &x[SMALL_D], number(&w[SMALL_D], r), [simd.load_i32(&products[r])], &mut sum);
         if F::OFFSET {
-            let codes = simd.dot2(simd.splat_i32(0), simd.as_i16(simd.load_u8(&x[SMALL_O])), simd.splat_pair([1, 0]));
-            scale_and_add(simd, &x[SMALL_D], [f32::from_le_bytes(four(&w[SMALL_O], r))], [codes], &mut sum);
+            let codes = simd.as_i16(simd.load_u8(&x[SMALL_O]));
+            let codes = simd.dot2(simd.splat_i32(0), codes, simd.splat_pair([1, 0]));
+            scale_and_add(simd, &x[SMALL_D], number(&w[SMALL_O], r), [codes], &mut sum);
         }
-        sum[0]
-    })
+        sums[r] = sum[0];
+    }
+    sums
 }
 
 /// Weights of 256 columns: high digits, low ones, terms that meet −Σq, d, o. Digits come by quarters, of sixteen rows each.
@@ -350,6 +347,7 @@ const MINUS16: usize = MINUS32 + 4;
 const TOKENS: usize = MINUS16 + 8;
 
 /// Where a quarter's lanes, of two columns each, find their scale in a row's [`Factors`], behind that of the first.
+#[inline(always)]
 fn scale_places<F: Super>() -> [u16; 32] {
     make(|lane| match F::N_SUB {
         8 => lane as u16 / 16,

@@ -58,52 +58,44 @@ impl<'a> ByTiles<'a> {
         }
     }
 
-    /// Products of the sixteen channels of some tiles with the sixteen positions that begin at each of a pair of rows:
-    /// `finish(tile, positions, sums of both digits)`.
+    /// Multiplies the sixteen channels of tile `t` with sixteen positions at each of a pair of rows. What came of a tile is
+    /// finished while the next one is multiplied: by turns they have sums of their own.
     #[inline(always)]
-    fn expand(
-        &mut self,
-        cached: &Q8Rows,
-        pair: [usize; 2],
-        tiles: std::ops::Range<usize>,
-        mut finish: impl FnMut(usize, usize, &[[[i32; LANES]; LANES]; 2]),
-    ) {
-        let codes = pair.map(|row| cached.codes_of(row, LANES));
-        // What came of a tile is finished while the next one is multiplied: by turns they have sums of their own.
-        let mut turn = 0;
-        for t in tiles.clone() {
-            let matrices = &self.matrices[2 * t * self.chunks..][..2 * self.chunks];
-            self.tiles.clear::<2>();
-            for (k, [high, low]) in matrices.as_chunks().0.iter().enumerate() {
-                self.tiles.rows((codes, self.sizes.c, k * CHUNK), [high, low]);
-            }
-            self.tiles.take::<2>(&mut self.sums[turn]);
-            turn = 1 - turn;
-            if t > tiles.start {
-                let done = self.sums[turn].0.as_chunks().0;
-                done.iter().enumerate().for_each(|(i, digits)| finish(t - 1, i, digits));
-            }
+    fn multiply(&mut self, codes: [&[i8]; 2], t: usize) {
+        let matrices = &self.matrices[2 * t * self.chunks..][..2 * self.chunks];
+        self.tiles.clear::<2>();
+        for (k, [high, low]) in matrices.as_chunks().0.iter().enumerate() {
+            self.tiles.rows((codes, self.sizes.c, k * CHUNK), [high, low]);
         }
-        if !tiles.is_empty() {
-            let done = self.sums[1 - turn].0.as_chunks().0;
-            done.iter().enumerate().for_each(|(i, digits)| finish(tiles.end - 1, i, digits));
-        }
+        self.tiles.take::<2>(&mut self.sums[t % 2]);
     }
 
     /// The expanded part of the keys of two groups of positions, not scaled: [`ByTiles::keys`] has them.
     #[inline(always)]
     pub(super) fn expand_keys<S: Simd>(&mut self, simd: S, cached: &Q8Rows, pair: [usize; 2]) {
-        let n = self.sizes.n;
-        let keys = std::mem::take(&mut self.keys);
-        self.expand(cached, pair, 0..n / LANES, |t, i, digits| {
+        let codes = pair.map(|row| cached.codes_of(row, LANES));
+        let n_tiles = self.sizes.n / LANES;
+        for t in 0..=n_tiles {
+            if t < n_tiles {
+                self.multiply(codes, t);
+            }
+            if t > 0 {
+                self.finish_keys(simd, t - 1);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish_keys<S: Simd>(&mut self, simd: S, t: usize) {
+        for (i, digits) in self.sums[t % 2].0.as_chunks().0.iter().enumerate() {
             let mut positions = [[0.0; LANES]; LANES];
             for (to, digits) in positions.iter_mut().zip(in_pairs(digits)) {
                 simd.store(join(simd, digits), to);
             }
-            let Some(to) = keys[i * n + t * LANES..].first_chunk_mut::<LANES>() else { unreachable!("both have room") };
+            let to = self.keys[i * self.sizes.n + t * LANES..].first_chunk_mut::<LANES>();
+            let Some(to) = to else { unreachable!("both groups have room") };
             simd.transpose(positions.each_ref(), to);
-        });
-        self.keys = keys;
+        }
     }
 
     /// Those of one of them: of each channel sixteen positions.
@@ -119,20 +111,39 @@ impl<'a> ByTiles<'a> {
         simd: S,
         cached: &Q8Rows,
         pair: [usize; 2],
+        scales: (&[[f32; LANES]; 2], &[[f32; LANES]]),
+        to: &mut [[f32; LANES]],
+    ) {
+        let codes = pair.map(|row| cached.codes_of(row, LANES));
+        let (first, n_vectors) = (self.sizes.n / LANES, self.sizes.v / LANES);
+        for vector in 0..=n_vectors {
+            if vector < n_vectors {
+                self.multiply(codes, first + vector);
+            }
+            if vector > 0 {
+                self.finish_values(simd, vector - 1, scales, to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish_values<S: Simd>(
+        &self,
+        simd: S,
+        vector: usize,
         (positions, channels): (&[[f32; LANES]; 2], &[[f32; LANES]]),
         to: &mut [[f32; LANES]],
     ) {
         let Sizes { n, v, .. } = self.sizes;
-        let (first, n_vectors) = (n / LANES, v / LANES);
-        self.expand(cached, pair, first..first + n_vectors, |t, i, digits| {
-            let lanes = simd.load(&channels[t - first]);
+        let (t, n_vectors, lanes) = (n / LANES + vector, v / LANES, simd.load(&channels[vector]));
+        for (i, digits) in self.sums[t % 2].0.as_chunks().0.iter().enumerate() {
             for (s, digits) in in_pairs(digits).enumerate() {
                 // Of the second group there may be no positions.
-                if let Some(to) = to.get_mut((i * LANES + s) * n_vectors + t - first) {
+                if let Some(to) = to.get_mut((i * LANES + s) * n_vectors + vector) {
                     let scale = simd.mul(lanes, simd.splat(positions[i][s]));
                     simd.store(simd.mul(join(simd, digits), scale), to);
                 }
             }
-        });
+        }
     }
 }
