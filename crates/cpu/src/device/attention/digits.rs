@@ -4,6 +4,7 @@
 //! is multiplied.
 
 use crate::cache::Cache;
+use crate::kernel::attention::TILE;
 use crate::level::{LANES, Line, Simd};
 
 /// Numbers that a tile takes of a row.
@@ -16,6 +17,12 @@ pub(super) type Square = [Line; LANES];
 #[inline(always)]
 pub(super) fn fits<S: Simd>(simd: S, cache: &Cache, c: usize) -> bool {
     simd.has_tiles() && c.is_multiple_of(CHUNK) && cache.spec.block_len.is_multiple_of(LANES)
+}
+
+/// First rows of a group of sixteen positions and of the next one, or of the same again where there is none.
+#[inline(always)]
+pub(super) fn pair_of(rows: &[usize; TILE], group: usize, n_groups: usize) -> [usize; 2] {
+    [group, (group + 1).min(n_groups - 1)].map(|group| rows[group * LANES])
 }
 
 /// Row `i` into the squares of its sixteen, `[chunks, 2 digits]`: high bytes and low ones.

@@ -10,6 +10,7 @@ use ops::{AttendExpanded, RowFormat};
 
 use self::by_tiles::ByTiles;
 
+use super::super::digits::pair_of;
 use super::super::integers::{Rounded, Sums, WEIGHT_BLOCKS, round_weights};
 use super::super::{Context, Room, Rows};
 use super::{Sizes, decode_head, take};
@@ -383,12 +384,6 @@ impl Integers<'_> {
             }
         }
     }
-}
-
-/// First rows of a group and of the next one, or of the same again where there is none.
-#[inline(always)]
-fn pair_of(rows: &[usize; TILE], group: usize, n_groups: usize) -> [usize; 2] {
-    [group, (group + 1).min(n_groups - 1)].map(|group| rows[group * LANES])
 }
 
 /// Pairs of whole numbers of 16 bits.

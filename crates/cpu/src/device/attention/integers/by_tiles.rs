@@ -4,7 +4,7 @@
 //! which meet the codes apart. A unit's queries are taken by sixteens. Owns their layout; the sums are the same whole
 //! numbers as without tiles. Must not scale or round anything.
 
-use super::super::digits::{CHUNK, Square, fits, head, in_pairs, join, split};
+use super::super::digits::{CHUNK, Square, fits, head, in_pairs, join, pair_of, split};
 use super::super::{Looks, Room};
 use super::{TILE, VALUE_BLOCK, WEIGHT_BLOCKS};
 use crate::cache::Q8Rows;
@@ -105,9 +105,7 @@ impl<'a> ByTiles<'a> {
         let (mut done, mut turn) = (None, 0);
         for sixteen in 0..self.n / LANES {
             for group in (0..n_groups).step_by(2) {
-                let keys = |group: usize| cached.codes_of(rows[group * LANES], LANES);
-                // A group that there is not is another time the first.
-                let pair = [keys(group), keys(if group + 1 < n_groups { group + 1 } else { group })];
+                let pair = pair_of(rows, group, n_groups).map(|row| cached.codes_of(row, LANES));
                 let chunks = self.c / CHUNK;
                 let queries = &self.queries[2 * sixteen * chunks..][..2 * chunks];
                 self.tiles.clear::<2>();
