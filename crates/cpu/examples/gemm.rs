@@ -96,7 +96,17 @@ fn main() {
                     let a = Matrix { values: &a, stride: a_stride };
                     let b = Matrix { values: &b, stride: b_stride };
                     let c = MatrixMut::new(&mut c, n);
-                    cpu.gemm_grouped(&mut [Product { layout, m, n, k, a, b, c, accumulate: layout == GemmLayout::Tn }]);
+                    cpu.gemm_grouped(&mut [Product {
+                        layout,
+                        m,
+                        n,
+                        k,
+                        a,
+                        b,
+                        c,
+                        accumulate: layout == GemmLayout::Tn,
+                        as_inference: false,
+                    }]);
                 });
                 let flops = 2.0 * (m * n * k) as f64 / seconds;
                 print!(" {layout:?} {:4.0} ({:.2})", flops / 1e9, flops / peak);

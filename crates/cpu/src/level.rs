@@ -29,14 +29,23 @@ pub(crate) const LANES: usize = 16;
 /// As many bytes as a vector has: in a panel, something of each of its sixteen rows.
 pub(crate) type Line = [u8; 64];
 
-/// What two pairs of tiles give: sums of sixteen rows of activations with sixteen of weights, four times.
+/// What four tiles give: sums of sixteen rows with sixteen columns, four times.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Sums(pub(crate) [[[i32; LANES]; LANES]; 4]);
+pub(crate) struct Sums<T = i32>(pub(crate) [[[T; LANES]; LANES]; 4]);
 
 impl Sums {
     pub(crate) const ZERO: Self = Self([[[0; LANES]; LANES]; 4]);
 }
+
+impl Sums<f32> {
+    pub(crate) const ZERO_F32: Self = Self([[[0.0; LANES]; LANES]; 4]);
+}
+
+/// What a tile's sums are: four bytes each.
+pub(crate) trait Sum: Copy {}
+impl Sum for i32 {}
+impl Sum for f32 {}
 
 /// `[f(0), f(1), …]`. Unlike [`std::array::from_fn`] always inlined: else what it calls is compiled without the level's
 /// instructions.

@@ -41,6 +41,9 @@ pub struct Gemm {
     pub c_stride: usize,
     /// Whether the products are added to what c holds.
     pub accumulate: bool,
+    /// Whether [`GemmLayout::Nt`] has the very bits of inference's products, [`Device::matmul`]; else it has any within its
+    /// bound, which a device may find faster.
+    pub as_inference: bool,
 }
 
 impl Gemm {
@@ -52,7 +55,7 @@ impl Gemm {
             GemmLayout::Nn => (k, n),
             GemmLayout::Tn => (m, n),
         };
-        Self { layout, m, n, k, a_stride, b_stride, c_stride: n, accumulate: false }
+        Self { layout, m, n, k, a_stride, b_stride, c_stride: n, accumulate: false, as_inference: false }
     }
 
     /// The same, added to c.

@@ -22,6 +22,8 @@ pub(crate) struct Pass<'a, D> {
     pub(crate) dev: &'a D,
     pub(crate) net: &'a Net,
     pub(crate) params: &'a [f32],
+    /// Whether products have inference's bits, or are as fast as they can be.
+    pub(crate) as_inference: bool,
     /// `[T, rank]` twice: an adapter's inner rows and their gradients.
     pub(crate) inner: Cell<[Vec<f32>; 2]>,
 }
@@ -102,6 +104,11 @@ impl<D: TrainDevice> Pass<'_, D> {
         &self.params[range.clone()]
     }
 
+    /// y = x·Wᵀ: rows, columns and terms of the sums.
+    pub(crate) fn linear_gemm(&self, sizes: [usize; 3]) -> Gemm {
+        Gemm { as_inference: self.as_inference, ..Gemm::new(GemmLayout::Nt, sizes) }
+    }
+
     /// Norm of the residual stream.
     pub(crate) fn stream_rows(&self, n_rows: usize) -> NormRows {
         norm_rows(n_rows, self.net.config.hidden_size, self.net.config.rms_norm_eps)
@@ -174,7 +181,7 @@ impl<D: TrainDevice> Pass<'_, D> {
 
     /// y = x·Wᵀ + b, and what an adapter adds
     fn linear(&self, w: &Linear, x: &[f32], n_rows: usize, y: &mut [f32]) {
-        let g = Gemm::new(GemmLayout::Nt, [n_rows, w.rows, w.cols]);
+        let g = self.linear_gemm([n_rows, w.rows, w.cols]);
         match &w.b {
             None => self.dev.gemm(&g, x, self.w(&w.w), y),
             Some(b) => {
@@ -262,12 +269,12 @@ impl<D: TrainDevice> Pass<'_, D> {
         dev.route_rows(spec, &kept.logits[..n_rows * spec.n_experts], bias, &mut dispatch.ids, weights);
         dispatch.order();
         dev.gather_rows(x, &dispatch.rows, d, picked);
-        let project = Gemm::new(GemmLayout::Nt, [0, width, d]);
+        let project = self.linear_gemm([0, width, d]);
         let SwiGluKept { gate, up } = &mut kept.experts;
         dev.gemm_groups(&project, &dispatch.offsets, picked, self.w(&w.w_gate), gate);
         dev.gemm_groups(&project, &dispatch.offsets, picked, self.w(&w.w_up), up);
         dev.swiglu_to(gate, up, dispatch.rows.len() * width, &mut s.hidden);
-        let back = Gemm::new(GemmLayout::Nt, [0, d, width]);
+        let back = self.linear_gemm([0, d, width]);
         dev.gemm_groups(&back, &dispatch.offsets, &s.hidden, self.w(&w.w_down), out);
         dev.combine(out, weights, &dispatch.at, spec.top_k, d, delta);
     }

@@ -207,7 +207,7 @@ impl<D: TrainDevice> Pass<'_, D> {
     /// u = s·x·Aᵀ
     fn inner(&self, w: &Linear, adapter: &Adapter, x: &[f32], n_rows: usize, u: &mut Vec<f32>) {
         u.resize(n_rows * adapter.rank, 0.0);
-        self.dev.gemm(&Gemm::new(GemmLayout::Nt, [n_rows, adapter.rank, w.cols]), x, self.w(&adapter.a), u);
+        self.dev.gemm(&self.linear_gemm([n_rows, adapter.rank, w.cols]), x, self.w(&adapter.a), u);
         u.iter_mut().for_each(|u| *u *= adapter.scale);
     }
 
@@ -215,7 +215,7 @@ impl<D: TrainDevice> Pass<'_, D> {
     pub(crate) fn adapter(&self, w: &Linear, adapter: &Adapter, x: &[f32], n_rows: usize, y: &mut [f32]) {
         let [mut u, d_u] = self.inner.take();
         self.inner(w, adapter, x, n_rows, &mut u);
-        let outer = Gemm::new(GemmLayout::Nt, [n_rows, w.rows, adapter.rank]).accumulate();
+        let outer = self.linear_gemm([n_rows, w.rows, adapter.rank]).accumulate();
         self.dev.gemm(&outer, &u, self.w(&adapter.b), y);
         self.inner.set([u, d_u]);
     }

@@ -88,11 +88,12 @@ pub fn loss_and_gradient<D: TrainDevice>(
     losses
 }
 
-/// Negative log-likelihood of each row's target, `[T]`, in nats, by the main model; 0 where the row is masked.
+/// Negative log-likelihood of each row's target, `[T]`, in nats, by the main model; 0 where the row is masked. Its products are
+/// inference's, bit by bit, where those of [`loss_and_gradient`] are as fast as the device has them.
 ///
 /// # Panics   as [`loss_and_gradient`]
 pub fn nll<D: TrainDevice>(dev: &D, net: &Net, params: &[f32], batch: &Batch, ws: &mut Workspace) -> Vec<f64> {
-    let pass = Pass::new(dev, net, params, batch, ws);
+    let pass = Pass { as_inference: true, ..Pass::new(dev, net, params, batch, ws) };
     pass.main(batch, ws);
     pass.head(batch, &mut pass.cross_entropy(batch, 0.0), &ws.h, &mut ws.scratch, None)
 }
@@ -151,7 +152,7 @@ impl<'a, D: TrainDevice> Pass<'a, D> {
             batch.tokens.iter().chain(&batch.targets).all(|t| (*t as usize) < vocab),
             "a token out of the vocabulary"
         );
-        Self { dev, net, params, inner: Cell::default() }
+        Self { dev, net, params, as_inference: false, inner: Cell::default() }
     }
 
     /// Negative log-likelihoods of the targets, and the gradient of `scale` times their weighted sum.
@@ -185,7 +186,7 @@ impl<'a, D: TrainDevice> Pass<'a, D> {
             let n = rows.len();
             let mut found = vec![0.0; n];
             dev.gather_rows(h, rows, d, x);
-            dev.gemm(&Gemm::new(GemmLayout::Nt, [n, vocab, d]), x, self.w(head), logits);
+            dev.gemm(&self.linear_gemm([n, vocab, d]), x, self.w(head), logits);
             score(rows, &mut logits[..n * vocab], &mut found);
             rows.iter().zip(found).for_each(|(t, found)| losses[*t as usize] = found);
             let Some((d_h, g)) = &mut gradient else { continue };

@@ -9,8 +9,10 @@ use ops::{GemmLayout, WeightMatrix};
 
 use super::Cpu;
 use super::products::Part;
+use crate::kernel::gemm::terms::{self, TermGemm};
 use crate::kernel::gemm::{Finish, Gemm, Operand, Order, Placed, TILE, Target, scratch_len, steps_at_once};
 use crate::kernel::matmul::{Inputs, Outputs};
+use crate::level::{Level, Line};
 use crate::pool::{Block, HasMatrix, MatrixMut};
 
 /// Multiply-adds that one block should have at least: less is not worth packing its lines once more, or waking a thread.
@@ -21,6 +23,9 @@ const BLOCKS_PER_THREAD: usize = 2;
 
 /// Values of A that a block packs at most.
 const A_VALUES: usize = 1 << 19;
+
+/// Products in a sum from which on terms pay: fewer would fill half of a tile.
+const TERM_STEPS: usize = 24;
 
 /// A factor: row i begins at `values[i·stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,8 @@ pub struct Product<'a> {
     pub c: MatrixMut<'a>,
     /// Whether the product is added to what C holds; else it replaces it, whatever it is.
     pub accumulate: bool,
+    /// Whether [`GemmLayout::Nt`] has the bits of [`ops::Device::matmul`].
+    pub as_inference: bool,
 }
 
 impl<'a> HasMatrix<'a> for Product<'a> {
@@ -63,6 +70,12 @@ impl<'a> Product<'a> {
             GemmLayout::Nt => Order::Lanes,
             GemmLayout::Nn | GemmLayout::Tn => Order::Chain,
         }
+    }
+
+    /// Whether the level multiplies this by tiles, which neither rows nor columns decide.
+    fn in_terms(&self, level: Level) -> bool {
+        let free = self.layout != GemmLayout::Nt || !self.as_inference;
+        level.has_tiles() && free && self.k >= TERM_STEPS
     }
 
     /// op(A) and op(B).
@@ -108,14 +121,18 @@ impl Target for Block<'_> {
 /// Rows and columns of a block of C `[m, n]` with sums of `k` products: of at most `most` multiply-adds, unless that is
 /// one tile.
 fn block_shape(order: Order, [m, n, k]: [usize; 3], most: usize) -> [usize; 2] {
-    let tiles = |len: usize, axis: usize| len.max(1).next_multiple_of(TILE[axis]);
     let most_rows = (A_VALUES / steps_at_once(order, k).max(1) / TILE[0] * TILE[0]).max(4 * TILE[0]);
-    let mut block = [tiles(m, 0).min(most_rows), tiles(n, 1)];
+    cut([m.min(most_rows), n], k, TILE, most)
+}
+
+/// Whole tiles of a block, the longer side in halves until a block is small enough.
+fn cut(block: [usize; 2], k: usize, tile: [usize; 2], most: usize) -> [usize; 2] {
+    let tiles = |len: usize, axis: usize| len.max(1).next_multiple_of(tile[axis]);
+    let mut block = [tiles(block[0], 0), tiles(block[1], 1)];
     while block[0] * block[1] * k > most {
-        // The longer side in halves, as long as it has more than a tile.
         let axis = usize::from(block[0] <= block[1]);
-        let axis = if block[axis] > TILE[axis] { axis } else { 1 - axis };
-        if block[axis] <= TILE[axis] {
+        let axis = if block[axis] > tile[axis] { axis } else { 1 - axis };
+        if block[axis] <= tile[axis] {
             break;
         }
         block[axis] = tiles(block[axis].div_ceil(2), axis);
@@ -130,8 +147,10 @@ impl Cpu {
     /// balanced over the threads.
     ///
     /// # Numerics
-    /// Every element is summed in f32 in an order of its own that depends on `k` and the layout alone: bits change neither
-    /// with the number of threads nor with the other rows, columns and products. |err| ≤ (k + 2)·ε·(Σ|aᵢ·bᵢ| + |c|)
+    /// Every element is summed in f32 in an order of its own that depends on `k`, the layout and the level alone: bits change
+    /// neither with the number of threads nor with the other rows, columns and products. Levels without tiles have the same
+    /// bits, and so has every level where they are to be inference's. |err| ≤ (k + 2)·ε·(Σ|aᵢ·bᵢ| + |c|); with tiles numbers below
+    /// f32's normal range count as zeros and those above BF16's as NaN (`kernel/gemm/terms.rs`).
     ///
     /// # Panics
     /// If a matrix exceeds its values, or rows of C overlap
@@ -139,13 +158,27 @@ impl Cpu {
         let work: usize = products.iter().map(|p| p.m * p.n * p.k).sum();
         let most = self.most_of_a_block(work);
         for p in products.iter_mut() {
-            let [rows, cols] = block_shape(p.order(), [p.m, p.n, p.k], most);
+            let in_terms = p.in_terms(self.level);
+            let [rows, cols] = match in_terms {
+                true => cut([p.m, p.n], p.k, [terms::SIDE; 2], most),
+                false => block_shape(p.order(), [p.m, p.n, p.k], most),
+            };
             p.c.cut([p.m, p.n], [rows, cols]);
-            self.scratch.reserve(scratch_len(p.order(), p.k, rows, cols));
+            match in_terms {
+                true => self.int_scratch.lines.reserve(size_of::<Line>() * terms::n_lines(p.k, cols)),
+                false => self.scratch.reserve(scratch_len(p.order(), p.k, rows, cols)),
+            }
         }
         self.pool.split_blocks(products, &|worker, p, c| {
             let (order, [a, b], k) = (p.order(), p.factors(), p.k);
             let (rows, cols) = (c.rows(), c.cols());
+            if p.in_terms(self.level) {
+                let (n_bytes, accumulate) = (size_of::<Line>() * terms::n_lines(k, cols.len()), p.accumulate);
+                return self.int_scratch.lines.lend(worker, n_bytes, |bytes| {
+                    let lines = bytes.as_chunks_mut().0;
+                    self.level.run(TermGemm { a, b, k, rows, cols, c, accumulate, lines });
+                });
+            }
             let finish = if p.accumulate { Finish::Add } else { Finish::Set };
             self.scratch.lend(worker, scratch_len(order, k, rows.len(), cols.len()), |scratch| {
                 self.level.run(Gemm { order, a, b, k, rows, cols, c, finish, scratch });
@@ -255,7 +288,17 @@ mod tests {
             let (layout, [m, n, k]) = (self.layout, self.shape);
             let [a, b] = [(&self.a, self.strides[0]), (&self.b, self.strides[1])]
                 .map(|(values, stride)| Matrix { values, stride });
-            Product { layout, m, n, k, a, b, c: MatrixMut::new(&mut self.c, self.strides[2]), accumulate }
+            Product {
+                layout,
+                m,
+                n,
+                k,
+                a,
+                b,
+                c: MatrixMut::new(&mut self.c, self.strides[2]),
+                accumulate,
+                as_inference: false,
+            }
         }
 
         fn run(&self, cpu: &Cpu, accumulate: bool) -> Vec<f32> {
@@ -320,7 +363,7 @@ mod tests {
     #[test]
     fn blocks_of_k_and_of_columns_continue_sums() {
         for layout in LAYOUTS {
-            for shape in [[14, 70, 2100], [3, 40, 4200]] {
+            for shape in [[14, 70, 2100], [3, 40, 4200], [40, 600, 300]] {
                 let case = Case::new(layout, shape, 1);
                 for accumulate in [false, true] {
                     case.check(&case.run(&Cpu::with(Level::detect(), 1), accumulate), accumulate);
@@ -336,8 +379,10 @@ mod tests {
             for accumulate in [false, true] {
                 let all = case.run(&Cpu::with(Level::detect(), 1), accumulate);
                 assert_eq!(all, case.run(&Cpu::with(Level::detect(), 3), accumulate));
+                let by_vectors = case.run(&Cpu::with(Level::Scalar, 1), accumulate);
                 for level in Level::available() {
-                    assert_eq!(all, case.run(&Cpu::with(level, 1), accumulate), "{}", level.name());
+                    let expected = if case.clone().product(accumulate).in_terms(level) { &all } else { &by_vectors };
+                    assert_eq!(*expected, case.run(&Cpu::with(level, 1), accumulate), "{}", level.name());
                 }
                 if layout != GemmLayout::Tn {
                     // The leading rows of A alone.

@@ -34,12 +34,12 @@ const GEMM_ROWS: usize = 16;
 /// Values below which rounding them is not worth waking a thread.
 const SPLIT_MIN: usize = 1 << 14;
 
-/// Scratch of the integer kernels.
+/// Scratch of the integer kernels and of tiles.
 pub(super) struct IntScratch {
     groups32: Scratch<Group32>,
     groups256: Scratch<Group256>,
     /// One piece per worker. Bytes, since lines would not begin where cache lines do.
-    lines: Scratch<u8>,
+    pub(super) lines: Scratch<u8>,
 }
 
 impl IntScratch {

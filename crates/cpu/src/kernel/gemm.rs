@@ -9,7 +9,10 @@
 //! bit by bit: sixteen partial sums over k = l, l + 16, l + 32, …, joined as a vector's lanes are. A tile keeps one
 //! partial sum of each element at a time, so it passes over its panels' steps l by l, and l comes in an order that lets
 //! partial sums be joined as soon as they are there: 0, 8, 4, 12, 2, …, the bits of a counter reversed. [`Order::Chain`] adds
-//! product after product in the order of k; it has nothing to join, and so is faster for short sums.
+//! product after product in the order of k; it has nothing to join, and so is faster for short sums. Where the level has
+//! tiles, `terms.rs` takes the place of chains.
+
+pub(crate) mod terms;
 
 use std::ops::Range;
 

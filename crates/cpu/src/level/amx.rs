@@ -1,4 +1,4 @@
-//! AMX: products of whole tiles of bytes, beside AVX-512. Must not be reached without AVX-512's token.
+//! AMX: products of whole tiles of bytes or BF16 numbers, beside AVX-512. Must not be reached without AVX-512's token.
 //!
 //! Owns the tile registers: a tile is sixteen rows of at most 64 bytes; tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7
 //! weights. Weights are the rows of a product, activations its columns. The compiler knows nothing of them, so what they hold lives from one call to the next.
@@ -10,12 +10,12 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::{LANES, Line, Sums};
+use super::{LANES, Line, Sum, Sums};
 
 /// Lines of a full tile.
 const TILE: usize = 16;
 
-/// Whether the machine has AMX for bytes, and the system lets this process use it.
+/// Whether the machine has AMX for bytes and BF16, and the system lets this process use it.
 pub(super) fn detect() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| has_instructions() && is_permitted())
@@ -23,11 +23,11 @@ pub(super) fn detect() -> bool {
 
 fn has_instructions() -> bool {
     const OSXSAVE: u32 = 1 << 27;
-    const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const TILES_INT8_BF16: u32 = 1 << 24 | 1 << 25 | 1 << 22;
     const STATE: u64 = 1 << 17 | 1 << 18;
     if !is_x86_feature_detected!("avx512vbmi")
         || __cpuid(1).ecx & OSXSAVE == 0
-        || __cpuid_count(7, 0).edx & TILES_AND_INT8 != TILES_AND_INT8
+        || __cpuid_count(7, 0).edx & TILES_INT8_BF16 != TILES_INT8_BF16
     {
         return false;
     }
@@ -255,7 +255,7 @@ impl Tiles {
 
     /// The sums: block t with digit i is `to[2t + i]`.
     #[inline(always)]
-    pub(crate) fn take<const T: usize>(&self, to: &mut Sums) {
+    pub(crate) fn take<const T: usize>(&self, to: &mut Sums<impl Sum>) {
         const { assert!(T == 1 || T == 2) };
         // SAFETY: a tile of sums is sixteen rows of a line each, and there are four such in `to`.
         unsafe {
@@ -311,6 +311,105 @@ impl Tiles {
         unsafe { interleave(rows, to) }
     }
 
+    /// Adds the products of 32 steps of R times sixteen rows with V times sixteen columns, both as sums of three BF16 terms:
+    /// the products of terms whose places add up to two at most, small ones first. Sums of rows r and columns v are block r
+    /// with digit v of [`Self::take`].
+    ///
+    /// # Panics
+    /// If tiles are not 64 bytes wide
+    #[inline(always)]
+    pub(crate) fn terms<const R: usize, const V: usize>(
+        &self,
+        rows: &[[[Line; TILE]; 2]; 3],
+        cols: &[[[Line; TILE]; 2]; 3],
+    ) {
+        const { assert!((R == 1 || R == 2) && (V == 1 || V == 2)) };
+        assert!(self.bytes == 64, "tiles of {} bytes", self.bytes);
+        self.load_columns::<V>(&cols[2]);
+        self.load_rows::<R>(&rows[0]);
+        self.multiply_terms::<R, V>();
+        self.load_columns::<V>(&cols[1]);
+        self.multiply_terms::<R, V>();
+        self.load_rows::<R>(&rows[1]);
+        self.multiply_terms::<R, V>();
+        self.load_columns::<V>(&cols[0]);
+        self.multiply_terms::<R, V>();
+        self.load_rows::<R>(&rows[2]);
+        self.multiply_terms::<R, V>();
+        self.load_rows::<R>(&rows[0]);
+        self.multiply_terms::<R, V>();
+    }
+
+    /// Rows of tiles of BF16 numbers, for [`Self::multiply_terms`].
+    #[inline(always)]
+    fn load_rows<const R: usize>(&self, rows: &[[Line; TILE]; 2]) {
+        // SAFETY: the tiles have their shape as long as `self` lives, and a tile is sixteen rows of a line each.
+        unsafe {
+            asm!("tileloadd tmm4, [{rows} + {stride}]", rows = in(reg) rows[0].as_ptr(), stride = in(reg) 64usize,
+                options(nostack, readonly, preserves_flags));
+            if R == 2 {
+                asm!("tileloadd tmm5, [{rows} + {stride}]", rows = in(reg) rows[1].as_ptr(), stride = in(reg) 64usize,
+                    options(nostack, readonly, preserves_flags));
+            }
+        }
+    }
+
+    /// Columns of tiles of BF16 numbers.
+    #[inline(always)]
+    fn load_columns<const V: usize>(&self, cols: &[[Line; TILE]; 2]) {
+        // SAFETY: as for `load_rows`.
+        unsafe {
+            asm!("tileloadd tmm6, [{cols} + {stride}]", cols = in(reg) cols[0].as_ptr(), stride = in(reg) 64usize,
+                options(nostack, readonly, preserves_flags));
+            if V == 2 {
+                asm!("tileloadd tmm7, [{cols} + {stride}]", cols = in(reg) cols[1].as_ptr(), stride = in(reg) 64usize,
+                    options(nostack, readonly, preserves_flags));
+            }
+        }
+    }
+
+    /// Adds the products of what was loaded last.
+    #[inline(always)]
+    fn multiply_terms<const R: usize, const V: usize>(&self) {
+        // SAFETY: as for `load_rows`; no memory is touched.
+        unsafe {
+            asm!("tdpbf16ps tmm0, tmm4, tmm6", options(nostack, nomem, preserves_flags));
+            if V == 2 {
+                asm!("tdpbf16ps tmm1, tmm4, tmm7", options(nostack, nomem, preserves_flags));
+            }
+            if R == 2 {
+                asm!("tdpbf16ps tmm2, tmm5, tmm6", options(nostack, nomem, preserves_flags));
+            }
+            if R == 2 && V == 2 {
+                asm!("tdpbf16ps tmm3, tmm5, tmm7", options(nostack, nomem, preserves_flags));
+            }
+        }
+    }
+
+    /// Up to sixteen numbers and sixteen more as three terms each, zeros where there are fewer: a lane has both numbers' first
+    /// term, second, third.
+    #[inline(always)]
+    pub(crate) fn split_terms(&self, low: &[f32], high: &[f32], to: [&mut Line; 3]) {
+        let [first, second, third] = to;
+        // SAFETY: whoever has tiles has AVX-512; lines are 64 bytes, no access needs alignment, and of the numbers no more
+        // are loaded than there are.
+        unsafe {
+            let upper = _mm512_set1_epi32(!0xffff);
+            let half = _mm512_set1_epi32(0x8000);
+            let (mut low, mut high) = (load_some(low), load_some(high));
+            for to in [first, second] {
+                let a = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(low), half), upper);
+                let b = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(high), half), upper);
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(a), b));
+                low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
+                high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
+            }
+            // What is left has eight bits. A NaN that rounding has turned into something else is one here.
+            let (a, b) = (_mm512_castps_si512(low), _mm512_and_si512(_mm512_castps_si512(high), upper));
+            _mm512_storeu_si512(third.as_mut_ptr().cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(a), b));
+        }
+    }
+
     /// Takes `zero` from every byte, wrapping.
     #[inline(always)]
     pub(crate) fn subtract(&self, line: &mut Line, zero: u8) {
@@ -353,6 +452,21 @@ impl Tiles {
             _mm512_storeu_si512(low.as_mut_ptr().cast(), _mm512_and_si512(lows, _mm512_set1_epi8(0x7f)));
         }
     }
+}
+
+/// The first sixteen numbers, zeros where there are fewer.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_some(values: &[f32]) -> __m512 {
+    let mask = match values.len() {
+        n @ 0..LANES => (1u16 << n) - 1,
+        _ => u16::MAX,
+    };
+    // SAFETY: what the mask leaves out is not read.
+    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) }
 }
 
 impl Drop for Tiles {

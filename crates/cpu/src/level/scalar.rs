@@ -416,7 +416,17 @@ impl Tiles {
     pub(crate) fn interleave(&self, _rows: &[&[i8; 64]; 64], _to: [&mut [Line; 16]; 4]) {
         match *self {}
     }
-    pub(crate) fn take<const T: usize>(&self, _to: &mut Sums) {
+    pub(crate) fn take<const T: usize>(&self, _to: &mut Sums<impl Sum>) {
+        match *self {}
+    }
+    pub(crate) fn terms<const R: usize, const V: usize>(
+        &self,
+        _rows: &[[[Line; 16]; 2]; 3],
+        _cols: &[[[Line; 16]; 2]; 3],
+    ) {
+        match *self {}
+    }
+    pub(crate) fn split_terms(&self, _low: &[f32], _high: &[f32], _to: [&mut Line; 3]) {
         match *self {}
     }
     pub(crate) fn codes(&self, _w: &[Line; 8], _x: &[Line; 8], _to: &mut [[i32; LANES]; 16]) {

@@ -31,8 +31,8 @@ use both;
 /// What a device computed.
 #[derive(Clone, Debug, Default)]
 pub struct Trained {
-    /// Every value of every case.
-    pub values: Vec<f32>,
+    /// Every value of every case, by operation.
+    pub values: BTreeMap<&'static str, Vec<f32>>,
     /// Largest |error| / bound of each operation.
     pub worst_ratios: BTreeMap<&'static str, f64>,
 }
@@ -53,7 +53,7 @@ impl<D: TrainDevice> Suite<'_, D> {
             assert!(ratio <= 1.0, "{operation} ({label}): value {i} is {got:e}, not {expected:e}, {bound:?}");
             *worst = worst.max(ratio);
         }
-        self.found.values.extend(got);
+        self.found.values.entry(operation).or_default().extend(got);
     }
 }
 

@@ -123,6 +123,10 @@ pub struct Terms {
 /// A_i of a group: rewards less their mean, over their standard deviation unless a switch leaves that out.
 #[must_use]
 pub fn advantages(rewards: &[f64], spec: &Spec) -> Vec<f64> {
+    if is_flat(rewards) {
+        // Not what is left of rounding, over next to nothing.
+        return vec![0.0; rewards.len()];
+    }
     let n = rewards.len().max(1) as f64;
     let mean = rewards.iter().sum::<f64>() / n;
     let variance = rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / n;

@@ -38,11 +38,8 @@ impl Rewards {
         work: &mut Work,
     ) -> Losses {
         let n_rows = stage.n_micro_rows() * stage.sequence_length;
-        let cuts = experience.micro_batches(places, n_rows);
-        let old = || -> Vec<Vec<f32>> {
-            places.iter().map(|(g, c)| experience.groups[*g].completions[*c].logprobs.clone()).collect()
-        };
-        let new = if update == 0 { old() } else { logprobs(policy, experience, places, n_rows, work) };
+        let mut new: Vec<Vec<f32>> =
+            places.iter().map(|(g, c)| experience.groups[*g].completions[*c].logprobs.clone()).collect();
         let reference = self.reference.as_mut().map(|reference| {
             let trained = policy.net.trained();
             policy.params[trained.clone()].swap_with_slice(reference);
@@ -50,7 +47,17 @@ impl Rewards {
             policy.params[trained].swap_with_slice(reference);
             found
         });
-        let (coefficients, terms) = experience.coefficients(places, &self.objective, &new, reference.as_deref());
+        // Samples that count nothing count as samples, but no forward or backward pass need be made of them.
+        let counts = |(g, c): Place| self.objective.kl > 0.0 || experience.groups[g].advantages[c] != 0.0;
+        let (live, kept): (Vec<usize>, Vec<Place>) =
+            places.iter().copied().enumerate().filter(|(_, place)| counts(*place)).unzip();
+        if update > 0 {
+            let found = logprobs(policy, experience, &kept, n_rows, work);
+            live.iter().zip(found).for_each(|(&i, found)| new[i] = found);
+        }
+        let (mut coefficients, terms) = experience.coefficients(places, &self.objective, &new, reference.as_deref());
+        let coefficients: Vec<Vec<f32>> = live.into_iter().map(|i| std::mem::take(&mut coefficients[i])).collect();
+        let (places, cuts) = (&kept[..], experience.micro_batches(&kept, n_rows));
         let mut losses = Losses::default();
         work.gradients.fill(0.0);
         let balance = stage.balance_weight as f32 / cuts.len().max(1) as f32;

@@ -101,10 +101,10 @@ impl BasicArithmetic {
         let mut divides = false;
         while left > 0 {
             let start = tokens.len();
-            // The whole is never one bracket: that would only repeat the question.
-            let n_inside = if self.brackets && left > 1 { rng.between(1, left.min(n_terms - 1)) } else { 1 };
+            // A bracket may hold the whole, and so another bracket alone: reasoning-gym has `-( ( 4 - 2 ) )`.
+            let n_inside = if self.brackets { rng.between(1, left) } else { 1 };
             if n_inside > 1 && rng.chance(0.6) {
-                tokens.push(Token::Open { minus: self.signs && rng.chance(0.3) });
+                tokens.push(Token::Open { minus: self.signs && rng.chance(0.4) });
                 self.expression(rng, n_inside, n_digits, tokens)?;
                 tokens.push(Token::Close);
                 left -= n_inside;

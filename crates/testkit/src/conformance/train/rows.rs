@@ -13,7 +13,11 @@ pub(super) fn check<D: TrainDevice>(suite: &mut Suite<'_, D>) {
     for layout in [GemmLayout::Nt, GemmLayout::Nn, GemmLayout::Tn] {
         for dims in [[0, 3, 2], [3, 0, 2], [2, 3, 0], [1, 1, 1], [3, 17, 15], [17, 33, 16], [5, 16, 31], [65, 40, 33]] {
             for (gap, accumulate) in [(0, false), (2, true)] {
-                gemm(suite, &mut rng, Gemm { accumulate, ..Gemm::new(layout, dims) }, gap);
+                let g = Gemm { accumulate, ..Gemm::new(layout, dims) };
+                gemm(suite, &mut rng, "gemm", g, gap);
+                if layout == GemmLayout::Nt {
+                    gemm(suite, &mut rng, "gemm as inference", Gemm { as_inference: true, ..g }, gap);
+                }
             }
         }
         groups(suite, &mut rng, layout);
@@ -34,7 +38,7 @@ fn size(value: f32) -> f64 {
     f64::from(value.abs())
 }
 
-fn gemm<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, tight: Gemm, gap: usize) {
+fn gemm<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, operation: &'static str, tight: Gemm, gap: usize) {
     let strides = [tight.a_stride, tight.b_stride, tight.c_stride].map(|stride| stride + gap);
     let g = Gemm { a_stride: strides[0], b_stride: strides[1], c_stride: strides[2], ..tight };
     let [mut a, b, c] = strides.map(|stride| rng.values(80 * stride));
@@ -57,7 +61,7 @@ fn gemm<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, tight: Gemm,
             dev.gemm(&g, &a, &b, &mut c);
             c
         });
-        suite.check("gemm", &format!("{g:?}, {value}"), values, &bounds);
+        suite.check(operation, &format!("{g:?}, {value}"), values, &bounds);
     }
 }
 
