@@ -158,8 +158,9 @@ proptest! {
         let mut stream = OutputStream::new(Arc::clone(&tokenizer), open, stop);
         let mut deltas: Vec<Delta> = ids.iter().flat_map(|&id| stream.push(id)).collect();
         deltas.extend(stream.finish());
-        let (_, content) = joined(deltas);
+        let (reasoning, content) = joined(deltas);
         prop_assert!(!content.contains("ab"));
+        prop_assert!(!(reasoning + &content).contains("think>"), "a tag that is a token");
         prop_assert_eq!(ThinkTokens::of(&tokenizer), Some(ThinkTokens { open: 258, close: 259 }));
     }
 }

@@ -7,7 +7,8 @@
 //!   is dropped with it). A prompt that opened it and a model that writes `<think>` again count once.
 //! * The first `</think>` ends the reasoning. One newline after `<think>`, all newlines before `</think>` and all
 //!   newlines after it are dropped.
-//! * Everything later is content, tags included.
+//! * Everything later is content. Tags in it that are spelled are text; those that are tokens are marks that a model has
+//!   put in the wrong place, and are dropped there, as `<think>` within reasoning is: no mark is ever shown.
 
 use crate::tokenizer::Tokenizer;
 
@@ -125,17 +126,21 @@ impl ReasoningParser {
         matches!(self.state, State::Start { open: true } | State::Opened | State::Reasoning)
     }
 
-    /// The token `<think>` came.
+    /// The token `<think>` came. Where it opens nothing, it is dropped.
     pub fn open(&mut self) -> Vec<Delta> {
         let mut out = Vec::new();
-        self.on_open(&mut out);
+        if matches!(self.state, State::Start { .. }) {
+            self.on_open(&mut out);
+        }
         out
     }
 
-    /// The token `</think>` came.
+    /// The token `</think>` came. Where it closes nothing, it is dropped.
     pub fn close(&mut self) -> Vec<Delta> {
         let mut out = Vec::new();
-        self.on_close(&mut out);
+        if !matches!(self.state, State::Closed | State::Content) {
+            self.on_close(&mut out);
+        }
         out
     }
 
