@@ -6,7 +6,10 @@
 //!
 //! A vector is sixteen lanes wide on every level (one register of AVX-512, two of AVX2), so that kernels, their tiles
 //! and the order of their sums are the same everywhere.
-#![expect(unsafe_code, reason = "enters functions compiled for a level, behind tokens that only detection makes")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "enters functions compiled for a level, behind tokens that only detection makes")
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

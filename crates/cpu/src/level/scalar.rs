@@ -5,6 +5,8 @@
 use std::array::from_fn;
 
 use super::{LANES, Plain, Simd};
+#[cfg(not(target_arch = "x86_64"))]
+use super::{Line, Sum, Sums};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
