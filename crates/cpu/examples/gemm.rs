@@ -1,14 +1,14 @@
 //! Speed of f32 products: `cargo run --release -p cpu --example gemm -- [threads] [level] [m n k]`.
 //!
-//! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape;
-//! then the same for rows of activations with weights.
+//! Prints, per layout and shape, GFLOP/s and the fraction of the machine's f32 peak, which is measured before each shape,
+//! for the highest precision and (') for high; then the same for rows of activations with weights.
 //! Must not be a test: speed is measured, not asserted.
 #![allow(clippy::print_stdout, reason = "a measuring program")]
 
 use std::time::Instant;
 
 use cpu::{Cpu, Level, Matrix, MatrixMut, Product};
-use ops::{Device, GemmLayout, WeightFormat, WeightMatrix};
+use ops::{Device, GemmLayout, Precision, WeightFormat, WeightMatrix};
 
 /// m, n, k: training's, square, skinny.
 const SHAPES: [[usize; 3]; 16] = [
@@ -90,8 +90,9 @@ fn main() {
             let (a, b, mut c) = (values(m * k), values(n * k), vec![0.0; m * n]);
             let peak = cpu.f32_flops();
             print!("{:5} {:5} {:5}, peak {:4.0} |", m, n, k, peak / 1e9);
-            for (layout, a_stride, b_stride) in [(GemmLayout::Nt, k, k), (GemmLayout::Nn, k, n), (GemmLayout::Tn, m, n)]
-            {
+            let layouts = [(GemmLayout::Nt, k, k), (GemmLayout::Nn, k, n), (GemmLayout::Tn, m, n)];
+            let layouts = layouts.into_iter().flat_map(|l| [Precision::Highest, Precision::High].map(|p| (l, p)));
+            for ((layout, a_stride, b_stride), precision) in layouts {
                 let seconds = shortest(n_threads, || {
                     let a = Matrix { values: &a, stride: a_stride };
                     let b = Matrix { values: &b, stride: b_stride };
@@ -105,11 +106,12 @@ fn main() {
                         b,
                         c,
                         accumulate: layout == GemmLayout::Tn,
-                        as_inference: false,
+                        precision,
                     }]);
                 });
                 let flops = 2.0 * (m * n * k) as f64 / seconds;
-                print!(" {layout:?} {:4.0} ({:.2})", flops / 1e9, flops / peak);
+                let mark = if precision == Precision::High { "'" } else { "" };
+                print!(" {layout:?}{mark} {:4.0} ({:.2})", flops / 1e9, flops / peak);
             }
             println!();
         }

@@ -128,7 +128,8 @@ fn a_run_that_is_killed_at_twenty_moments_ends_as_an_undisturbed_one() {
     assert!(weights(broken.path()) == weights(whole.path()), "the weights differ");
 }
 
-/// Each stage begins with an optimiser of its own, whether or not the one before it ended in this process.
+/// Each stage begins with an optimiser of its own, whether or not the one before it ended in this process, and the run keeps
+/// the tokenizer that it began with.
 #[test]
 fn a_run_that_ended_between_two_stages_goes_on_as_an_undisturbed_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -143,10 +144,13 @@ fn a_run_that_ended_between_two_stages_goes_on_as_an_undisturbed_one() {
                 fs::remove_dir_all(checkpoint).unwrap();
             }
         }
+        let tokenizer = folder.path().join("out/tokenizer");
+        let _ = fs::remove_dir_all(&tokenizer);
         let output = minke(folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(record(folder.path()), whole_record, "from step {last}");
         assert!(weights(folder.path()) == whole_weights, "the weights differ from step {last}");
+        assert!(!tokenizer.exists(), "another tokenizer was made at step {last}");
     }
 }
 

@@ -25,4 +25,4 @@ pub use matrix::{BlockScales, WeightMatrix};
 pub use reference::Reference;
 pub use rope::{RopePairing, RopeScaling, RopeTable};
 pub use route::{RouterSpec, Scoring, Selection};
-pub use train::{Attended, Gemm, GemmLayout, HeadRows, NormRows, PackedAttention, TrainDevice};
+pub use train::{Attended, Gemm, GemmLayout, HeadRows, NormRows, PackedAttention, Precision, TrainDevice};

@@ -22,6 +22,19 @@ pub enum GemmLayout {
     Tn,
 }
 
+/// How exact a [`TrainDevice::gemm`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// [`GemmLayout::Nt`] has the very bits of inference's products, [`Device::matmul`]; other layouts have no counterpart
+    /// there and are [`Self::Highest`].
+    Inference,
+    /// That of a sum in f32.
+    Highest,
+    /// A device may round each factor to two BF16 numbers, 16 bits, where it multiplies those faster: what PyTorch's
+    /// `set_float32_matmul_precision` calls "high" where there is no TF32.
+    High,
+}
+
 /// Shapes of [`TrainDevice::gemm`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
@@ -41,21 +54,21 @@ pub struct Gemm {
     pub c_stride: usize,
     /// Whether the products are added to what c holds.
     pub accumulate: bool,
-    /// Whether [`GemmLayout::Nt`] has the very bits of inference's products, [`Device::matmul`]; else it has any within its
-    /// bound, which a device may find faster.
-    pub as_inference: bool,
+    /// How exact the products are.
+    pub precision: Precision,
 }
 
 impl Gemm {
-    /// Contiguous operands: c `[m, n]` with sums of k terms.
+    /// Contiguous operands: c `[m, n]` with sums of k terms. [`GemmLayout::Nt`] is [`Precision::Highest`]; gradients, which
+    /// the other layouts are, [`Precision::High`].
     #[must_use]
     pub fn new(layout: GemmLayout, [m, n, k]: [usize; 3]) -> Self {
-        let (a_stride, b_stride) = match layout {
-            GemmLayout::Nt => (k, k),
-            GemmLayout::Nn => (k, n),
-            GemmLayout::Tn => (m, n),
+        let (a_stride, b_stride, precision) = match layout {
+            GemmLayout::Nt => (k, k, Precision::Highest),
+            GemmLayout::Nn => (k, n, Precision::High),
+            GemmLayout::Tn => (m, n, Precision::High),
         };
-        Self { layout, m, n, k, a_stride, b_stride, c_stride: n, accumulate: false, as_inference: false }
+        Self { layout, m, n, k, a_stride, b_stride, c_stride: n, accumulate: false, precision }
     }
 
     /// The same, added to c.

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use model::config::LATENT_NORM_EPS;
-use ops::{Gemm, GemmLayout, HeadLayout, HeadRows, NormRows, PackedAttention, TrainDevice};
+use ops::{Gemm, GemmLayout, HeadLayout, HeadRows, NormRows, PackedAttention, Precision, TrainDevice};
 
 use crate::batch::Batch;
 use crate::net::{
@@ -22,8 +22,8 @@ pub(crate) struct Pass<'a, D> {
     pub(crate) dev: &'a D,
     pub(crate) net: &'a Net,
     pub(crate) params: &'a [f32],
-    /// Whether products have inference's bits, or are as fast as they can be.
-    pub(crate) as_inference: bool,
+    /// Of linear maps.
+    pub(crate) precision: Precision,
     /// `[T, rank]` twice: an adapter's inner rows and their gradients.
     pub(crate) inner: Cell<[Vec<f32>; 2]>,
 }
@@ -106,7 +106,7 @@ impl<D: TrainDevice> Pass<'_, D> {
 
     /// y = x·Wᵀ: rows, columns and terms of the sums.
     pub(crate) fn linear_gemm(&self, sizes: [usize; 3]) -> Gemm {
-        Gemm { as_inference: self.as_inference, ..Gemm::new(GemmLayout::Nt, sizes) }
+        Gemm { precision: self.precision, ..Gemm::new(GemmLayout::Nt, sizes) }
     }
 
     /// Norm of the residual stream.

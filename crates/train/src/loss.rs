@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use ops::{Gemm, GemmLayout, TrainDevice};
+use ops::{Gemm, GemmLayout, Precision, TrainDevice};
 
 use crate::backward::Gradients;
 use crate::batch::Batch;
@@ -93,7 +93,7 @@ pub fn loss_and_gradient<D: TrainDevice>(
 ///
 /// # Panics   as [`loss_and_gradient`]
 pub fn nll<D: TrainDevice>(dev: &D, net: &Net, params: &[f32], batch: &Batch, ws: &mut Workspace) -> Vec<f64> {
-    let pass = Pass { as_inference: true, ..Pass::new(dev, net, params, batch, ws) };
+    let pass = Pass { precision: Precision::Inference, ..Pass::new(dev, net, params, batch, ws) };
     pass.main(batch, ws);
     pass.head(batch, &mut pass.cross_entropy(batch, 0.0), &ws.h, &mut ws.scratch, None)
 }
@@ -152,7 +152,7 @@ impl<'a, D: TrainDevice> Pass<'a, D> {
             batch.tokens.iter().chain(&batch.targets).all(|t| (*t as usize) < vocab),
             "a token out of the vocabulary"
         );
-        Self { dev, net, params, as_inference: false, inner: Cell::default() }
+        Self { dev, net, params, precision: Precision::Highest, inner: Cell::default() }
     }
 
     /// Negative log-likelihoods of the targets, and the gradient of `scale` times their weighted sum.

@@ -42,7 +42,7 @@ use crate::rng::Rng;
 use crate::setup::{self, SetupError};
 use crate::teacher::{Teacher, TeacherError};
 use crate::traces::TraceError;
-use crate::{Batch, Net, Workspace};
+use crate::{Batch, Net, Workspace, pretrained};
 use samples::{Policy, Samples};
 use start::{adapted, parameters, restore, resumed, started};
 
@@ -186,7 +186,11 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             ModelStart::From(model) => Some(model.as_path()),
             ModelStart::Config(_) | ModelStart::Shape(_) => None,
         };
-        let tokenizer = setup::tokenizer(recipe, model)?;
+        // A run keeps the tokenizer that it began with: another version of Minke may make other texts of the same recipe.
+        let tokenizer = match &found {
+            Some(found) => pretrained::tokenizer(&found.path).map_err(SetupError::from)?,
+            None => setup::tokenizer(recipe, model)?,
+        };
         let encoder = Arc::new(Encoder::new(&tokenizer.tokenizer, &tokenizer.config)?);
         let sources = Arc::new(setup::sources(recipe, &encoder)?);
         let (net, config_json, params) = match &found {

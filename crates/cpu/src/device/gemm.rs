@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use ops::{GemmLayout, WeightMatrix};
+use ops::{GemmLayout, Precision, WeightMatrix};
 
 use super::Cpu;
 use super::products::Part;
@@ -54,8 +54,8 @@ pub struct Product<'a> {
     pub c: MatrixMut<'a>,
     /// Whether the product is added to what C holds; else it replaces it, whatever it is.
     pub accumulate: bool,
-    /// Whether [`GemmLayout::Nt`] has the bits of [`ops::Device::matmul`].
-    pub as_inference: bool,
+    /// How exact it is.
+    pub precision: Precision,
 }
 
 impl<'a> HasMatrix<'a> for Product<'a> {
@@ -72,10 +72,14 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Whether the level multiplies this by tiles, which neither rows nor columns decide.
-    fn in_terms(&self, level: Level) -> bool {
-        let free = self.layout != GemmLayout::Nt || !self.as_inference;
-        level.has_tiles() && free && self.k >= TERM_STEPS
+    /// How many BF16 terms make a factor where the level multiplies this by tiles; neither rows nor columns decide it.
+    fn n_terms(&self, level: Level) -> Option<usize> {
+        let n_terms = match (self.precision, self.layout) {
+            (Precision::Inference, GemmLayout::Nt) => return None,
+            (Precision::Inference | Precision::Highest, _) => 3,
+            (Precision::High, _) => 2,
+        };
+        (level.has_tiles() && self.k >= TERM_STEPS).then_some(n_terms)
     }
 
     /// op(A) and op(B).
@@ -149,7 +153,8 @@ impl Cpu {
     /// # Numerics
     /// Every element is summed in f32 in an order of its own that depends on `k`, the layout and the level alone: bits change
     /// neither with the number of threads nor with the other rows, columns and products. Levels without tiles have the same
-    /// bits, and so has every level where they are to be inference's. |err| ≤ (k + 2)·ε·(Σ|aᵢ·bᵢ| + |c|); with tiles numbers below
+    /// bits whatever the precision, and so has every level where they are to be inference's.
+    /// |err| ≤ (k + 2)·ε·(Σ|aᵢ·bᵢ| + |c|), to which [`Precision::High`] adds 3.1·2⁻¹⁶·Σ|aᵢ·bᵢ| with tiles; there numbers below
     /// f32's normal range count as zeros and those above BF16's as NaN (`kernel/gemm/terms.rs`).
     ///
     /// # Panics
@@ -158,25 +163,28 @@ impl Cpu {
         let work: usize = products.iter().map(|p| p.m * p.n * p.k).sum();
         let most = self.most_of_a_block(work);
         for p in products.iter_mut() {
-            let in_terms = p.in_terms(self.level);
-            let [rows, cols] = match in_terms {
-                true => cut([p.m, p.n], p.k, [terms::SIDE; 2], most),
-                false => block_shape(p.order(), [p.m, p.n, p.k], most),
+            let n_terms = p.n_terms(self.level);
+            let [rows, cols] = match n_terms {
+                Some(_) => cut([p.m, p.n], p.k, [terms::SIDE; 2], most),
+                None => block_shape(p.order(), [p.m, p.n, p.k], most),
             };
             p.c.cut([p.m, p.n], [rows, cols]);
-            match in_terms {
-                true => self.int_scratch.lines.reserve(size_of::<Line>() * terms::n_lines(p.k, cols)),
-                false => self.scratch.reserve(scratch_len(p.order(), p.k, rows, cols)),
+            match n_terms {
+                Some(n) => self.int_scratch.lines.reserve(size_of::<Line>() * terms::n_lines(n, p.k, cols)),
+                None => self.scratch.reserve(scratch_len(p.order(), p.k, rows, cols)),
             }
         }
         self.pool.split_blocks(products, &|worker, p, c| {
             let (order, [a, b], k) = (p.order(), p.factors(), p.k);
             let (rows, cols) = (c.rows(), c.cols());
-            if p.in_terms(self.level) {
-                let (n_bytes, accumulate) = (size_of::<Line>() * terms::n_lines(k, cols.len()), p.accumulate);
+            if let Some(n) = p.n_terms(self.level) {
+                let (n_bytes, accumulate) = (size_of::<Line>() * terms::n_lines(n, k, cols.len()), p.accumulate);
                 return self.int_scratch.lines.lend(worker, n_bytes, |bytes| {
                     let lines = bytes.as_chunks_mut().0;
-                    self.level.run(TermGemm { a, b, k, rows, cols, c, accumulate, lines });
+                    match n {
+                        2 => self.level.run(TermGemm::<_, 2> { a, b, k, rows, cols, c, accumulate, lines }),
+                        _ => self.level.run(TermGemm::<_, 3> { a, b, k, rows, cols, c, accumulate, lines }),
+                    }
                 });
             }
             let finish = if p.accumulate { Finish::Add } else { Finish::Set };
@@ -257,6 +265,7 @@ mod tests {
     #[derive(Clone)]
     struct Case {
         layout: GemmLayout,
+        precision: Precision,
         shape: [usize; 3],
         strides: [usize; 3],
         a: Vec<f32>,
@@ -276,6 +285,7 @@ mod tests {
             let len = |rows: usize, stride: usize| (rows * stride).saturating_sub(gap);
             Self {
                 layout,
+                precision: Precision::Highest,
                 shape,
                 strides,
                 a: numbers(1, len(a[0], strides[0])),
@@ -297,7 +307,7 @@ mod tests {
                 b,
                 c: MatrixMut::new(&mut self.c, self.strides[2]),
                 accumulate,
-                as_inference: false,
+                precision: self.precision,
             }
         }
 
@@ -332,7 +342,9 @@ mod tests {
                     continue;
                 }
                 let (exact, abs) = self.exact(i, j, accumulate);
-                let bound = (k + 2) as f64 * f64::from(f32::EPSILON) / 2.0 * abs + f64::from(f32::MIN_POSITIVE);
+                let rounding = if self.precision == Precision::High { 3.1 / f64::from(1 << 16) } else { 0.0 };
+                let sums = (k + 2) as f64 * f64::from(f32::EPSILON) / 2.0;
+                let bound = (sums + rounding) * abs + f64::from(f32::MIN_POSITIVE);
                 let what = format!("{:?} {:?} at {i}, {j}: {found} for {exact} ± {bound}", self.layout, self.shape);
                 assert!((f64::from(*found) - exact).abs() <= bound, "{what}");
             }
@@ -350,9 +362,12 @@ mod tests {
                 for (i, &m) in sizes.iter().enumerate() {
                     for (j, &n) in sizes.iter().enumerate() {
                         let k = sizes[(3 * i + 5 * j) % sizes.len()];
-                        let case = Case::new(layout, [m, n, k], (i + j) % 3);
-                        for accumulate in [false, true] {
-                            case.check(&case.run(&cpu, accumulate), accumulate);
+                        let mut case = Case::new(layout, [m, n, k], (i + j) % 3);
+                        for precision in [Precision::Highest, Precision::High] {
+                            case.precision = precision;
+                            for accumulate in [false, true] {
+                                case.check(&case.run(&cpu, accumulate), accumulate);
+                            }
                         }
                     }
                 }
@@ -364,9 +379,12 @@ mod tests {
     fn blocks_of_k_and_of_columns_continue_sums() {
         for layout in LAYOUTS {
             for shape in [[14, 70, 2100], [3, 40, 4200], [40, 600, 300]] {
-                let case = Case::new(layout, shape, 1);
-                for accumulate in [false, true] {
-                    case.check(&case.run(&Cpu::with(Level::detect(), 1), accumulate), accumulate);
+                let mut case = Case::new(layout, shape, 1);
+                for precision in [Precision::Highest, Precision::High] {
+                    case.precision = precision;
+                    for accumulate in [false, true] {
+                        case.check(&case.run(&Cpu::with(Level::detect(), 1), accumulate), accumulate);
+                    }
                 }
             }
         }
@@ -375,13 +393,15 @@ mod tests {
     #[test]
     fn neither_threads_nor_levels_nor_other_rows_change_a_bit() {
         for layout in LAYOUTS {
-            let case = Case::new(layout, [203, 150, 70], 0);
-            for accumulate in [false, true] {
+            let mut case = Case::new(layout, [203, 150, 70], 0);
+            for (precision, accumulate) in [Precision::Highest, Precision::High].into_iter().zip([false, true]) {
+                case.precision = precision;
                 let all = case.run(&Cpu::with(Level::detect(), 1), accumulate);
                 assert_eq!(all, case.run(&Cpu::with(Level::detect(), 3), accumulate));
                 let by_vectors = case.run(&Cpu::with(Level::Scalar, 1), accumulate);
                 for level in Level::available() {
-                    let expected = if case.clone().product(accumulate).in_terms(level) { &all } else { &by_vectors };
+                    let expected =
+                        if case.clone().product(accumulate).n_terms(level).is_some() { &all } else { &by_vectors };
                     assert_eq!(*expected, case.run(&Cpu::with(level, 1), accumulate), "{}", level.name());
                 }
                 if layout != GemmLayout::Tn {
@@ -408,12 +428,14 @@ mod tests {
     #[test]
     fn infinities_and_nans_spread_along_rows_and_columns_alone() {
         let cpu = Cpu::with(Level::detect(), 1);
-        let mut case = Case::new(GemmLayout::Nt, [30, 40, 21], 0);
-        case.a[7 * 21 + 20] = f32::NAN;
-        case.b[9 * 21] = f32::INFINITY;
-        let found = case.run(&cpu, false);
-        for (at, value) in found.iter().enumerate() {
-            assert_eq!(value.is_finite(), at / 40 != 7 && at % 40 != 9, "{at}: {value}");
+        for (k, precision) in [(21, Precision::Highest), (45, Precision::Highest), (45, Precision::High)] {
+            let mut case = Case { precision, ..Case::new(GemmLayout::Nt, [30, 40, k], 0) };
+            case.a[7 * k + 20] = f32::from_bits(0x7fff_ffff);
+            case.b[9 * k] = f32::INFINITY;
+            let found = case.run(&cpu, false);
+            for (at, value) in found.iter().enumerate() {
+                assert_eq!(value.is_finite(), at / 40 != 7 && at % 40 != 9, "{k}, {precision:?}, {at}: {value}");
+            }
         }
     }
 

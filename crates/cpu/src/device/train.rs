@@ -63,9 +63,9 @@ fn reach(n: usize, dim: usize, stride: usize) -> usize {
 
 /// One product as [`Cpu::gemm_grouped`] takes it.
 fn product<'a>(g: &Gemm, a: &'a [f32], b: &'a [f32], c: &'a mut [f32]) -> Product<'a> {
-    let Gemm { layout, m, n, k, accumulate, as_inference, .. } = *g;
+    let Gemm { layout, m, n, k, accumulate, precision, .. } = *g;
     let (a, b) = (Matrix { values: a, stride: g.a_stride }, Matrix { values: b, stride: g.b_stride });
-    Product { layout, m, n, k, a, b, c: MatrixMut::new(c, g.c_stride), accumulate, as_inference }
+    Product { layout, m, n, k, a, b, c: MatrixMut::new(c, g.c_stride), accumulate, precision }
 }
 
 impl TrainDevice for Cpu {

@@ -311,32 +311,38 @@ impl Tiles {
         unsafe { interleave(rows, to) }
     }
 
-    /// Adds the products of 32 steps of R times sixteen rows with V times sixteen columns, both as sums of three BF16 terms:
-    /// the products of terms whose places add up to two at most, small ones first. Sums of rows r and columns v are block r
-    /// with digit v of [`Self::take`].
+    /// Adds the products of 32 steps of R times sixteen rows with V times sixteen columns, both as sums of N BF16 terms, two or
+    /// three: the products of terms whose places add up to less than N, in the order that loads least. Sums of rows r and columns v are
+    /// block r with digit v of [`Self::take`].
     ///
     /// # Panics
     /// If tiles are not 64 bytes wide
     #[inline(always)]
-    pub(crate) fn terms<const R: usize, const V: usize>(
+    pub(crate) fn terms<const R: usize, const V: usize, const N: usize>(
         &self,
-        rows: &[[[Line; TILE]; 2]; 3],
-        cols: &[[[Line; TILE]; 2]; 3],
+        rows: &[[[Line; TILE]; 2]; N],
+        cols: &[[[Line; TILE]; 2]; N],
     ) {
-        const { assert!((R == 1 || R == 2) && (V == 1 || V == 2)) };
+        const { assert!((R == 1 || R == 2) && (V == 1 || V == 2) && (N == 2 || N == 3)) };
         assert!(self.bytes == 64, "tiles of {} bytes", self.bytes);
-        self.load_columns::<V>(&cols[2]);
+        self.load_columns::<V>(&cols[N - 1]);
         self.load_rows::<R>(&rows[0]);
         self.multiply_terms::<R, V>();
-        self.load_columns::<V>(&cols[1]);
-        self.multiply_terms::<R, V>();
-        self.load_rows::<R>(&rows[1]);
-        self.multiply_terms::<R, V>();
-        self.load_columns::<V>(&cols[0]);
-        self.multiply_terms::<R, V>();
-        self.load_rows::<R>(&rows[2]);
-        self.multiply_terms::<R, V>();
-        self.load_rows::<R>(&rows[0]);
+        if N == 3 {
+            self.load_columns::<V>(&cols[1]);
+            self.multiply_terms::<R, V>();
+            self.load_rows::<R>(&rows[1]);
+            self.multiply_terms::<R, V>();
+            self.load_columns::<V>(&cols[0]);
+            self.multiply_terms::<R, V>();
+            self.load_rows::<R>(&rows[2]);
+            self.multiply_terms::<R, V>();
+            self.load_rows::<R>(&rows[0]);
+        } else {
+            self.load_columns::<V>(&cols[0]);
+            self.multiply_terms::<R, V>();
+            self.load_rows::<R>(&rows[1]);
+        }
         self.multiply_terms::<R, V>();
     }
 
@@ -386,27 +392,35 @@ impl Tiles {
         }
     }
 
-    /// Up to sixteen numbers and sixteen more as three terms each, zeros where there are fewer: a lane has both numbers' first
-    /// term, second, third.
+    /// Up to sixteen numbers and sixteen more as N terms each, zeros where there are fewer: a lane has both numbers' first term,
+    /// second, third. Three terms are exact.
     #[inline(always)]
-    pub(crate) fn split_terms(&self, low: &[f32], high: &[f32], to: [&mut Line; 3]) {
-        let [first, second, third] = to;
+    pub(crate) fn split_terms<const N: usize>(&self, low: &[f32], high: &[f32], to: [&mut Line; N]) {
+        const { assert!(N == 2 || N == 3) };
         // SAFETY: whoever has tiles has AVX-512; lines are 64 bytes, no access needs alignment, and of the numbers no more
         // are loaded than there are.
         unsafe {
             let upper = _mm512_set1_epi32(!0xffff);
             let half = _mm512_set1_epi32(0x8000);
             let (mut low, mut high) = (load_some(low), load_some(high));
-            for to in [first, second] {
-                let a = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(low), half), upper);
-                let b = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(high), half), upper);
+            for (i, to) in to.into_iter().enumerate() {
+                let (a, b) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+                let (a, b) = match (i + 1 == N, N) {
+                    (false, _) => (_mm512_add_epi32(a, half), _mm512_add_epi32(b, half)),
+                    // A NaN that rounding has turned into something else is one in the last term, which must not lose it.
+                    (true, 2) => {
+                        let a_is = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(low, low);
+                        let b_is = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(high, high);
+                        (_mm512_mask_add_epi32(a, a_is, a, half), _mm512_mask_add_epi32(b, b_is, b, half))
+                    }
+                    // What is left has eight bits.
+                    (true, _) => (a, b),
+                };
+                let (a, b) = (_mm512_and_si512(a, upper), _mm512_and_si512(b, upper));
                 _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(a), b));
                 low = _mm512_sub_ps(low, _mm512_castsi512_ps(a));
                 high = _mm512_sub_ps(high, _mm512_castsi512_ps(b));
             }
-            // What is left has eight bits. A NaN that rounding has turned into something else is one here.
-            let (a, b) = (_mm512_castps_si512(low), _mm512_and_si512(_mm512_castps_si512(high), upper));
-            _mm512_storeu_si512(third.as_mut_ptr().cast(), _mm512_or_si512(_mm512_srli_epi32::<16>(a), b));
         }
     }
 

@@ -421,14 +421,14 @@ impl Tiles {
     pub(crate) fn take<const T: usize>(&self, _to: &mut Sums<impl Sum>) {
         match *self {}
     }
-    pub(crate) fn terms<const R: usize, const V: usize>(
+    pub(crate) fn terms<const R: usize, const V: usize, const N: usize>(
         &self,
-        _rows: &[[[Line; 16]; 2]; 3],
-        _cols: &[[[Line; 16]; 2]; 3],
+        _rows: &[[[Line; 16]; 2]; N],
+        _cols: &[[[Line; 16]; 2]; N],
     ) {
         match *self {}
     }
-    pub(crate) fn split_terms(&self, _low: &[f32], _high: &[f32], _to: [&mut Line; 3]) {
+    pub(crate) fn split_terms<const N: usize>(&self, _low: &[f32], _high: &[f32], _to: [&mut Line; N]) {
         match *self {}
     }
     pub(crate) fn codes(&self, _w: &[Line; 8], _x: &[Line; 8], _to: &mut [[i32; LANES]; 16]) {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use model::plan::plan;
-use ops::{Gemm, GemmLayout, TrainDevice};
+use ops::{Gemm, GemmLayout, Precision, TrainDevice};
 use serde_json::json;
 use train::log::StepRecord;
 use train::optim;
@@ -213,12 +213,12 @@ fn plan_text(plan: &Plan) -> String {
     )
 }
 
-/// The device's products, for the optimiser.
+/// The device's products, for the optimiser: Muon's iteration was made for bfloat16, and more than "high" is lost on it.
 struct DeviceGemm<'a, D>(&'a D);
 
 impl<D: TrainDevice> optim::Gemm for DeviceGemm<'_, D> {
     fn nt(&mut self, sizes: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
-        self.0.gemm(&Gemm::new(GemmLayout::Nt, sizes), a, b, c);
+        self.0.gemm(&Gemm { precision: Precision::High, ..Gemm::new(GemmLayout::Nt, sizes) }, a, b, c);
     }
 
     fn nn(&mut self, sizes: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {

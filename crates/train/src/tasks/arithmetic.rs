@@ -28,7 +28,7 @@ pub(super) struct BasicArithmetic {
 impl Default for BasicArithmetic {
     fn default() -> Self {
         let (terms, digits) = (Range(2, 6), Range(1, 4));
-        Self { terms, digits, brackets: true, signs: true, value_max: 1_000_000, wording: Wording::All }
+        Self { terms, digits, brackets: true, signs: true, value_max: 100_000_000, wording: Wording::All }
     }
 }
 
@@ -96,50 +96,83 @@ impl Task for BasicArithmetic {
 
 impl BasicArithmetic {
     /// Appends an expression of `n_terms` numbers; `None` where it has no value within the limits.
+    ///
+    /// As in reasoning-gym: operands in a row or a bracket of them, each time as many as a fair die says, and a division now
+    /// and then by a divisor of the operand before it, so that every value on the way is whole.
     fn expression(&self, rng: &mut Rng, n_terms: i64, n_digits: i64, tokens: &mut Vec<Token>) -> Option<()> {
         let mut left = n_terms;
-        let mut divides = false;
-        while left > 0 {
-            let start = tokens.len();
+        loop {
+            let n_operands = rng.between(1, left);
+            left -= n_operands;
+            let mut dividend = tokens.len();
             // A bracket may hold the whole, and so another bracket alone: reasoning-gym has `-( ( 4 - 2 ) )`.
-            let n_inside = if self.brackets { rng.between(1, left) } else { 1 };
-            if n_inside > 1 && rng.chance(0.6) {
-                tokens.push(Token::Open { minus: self.signs && rng.chance(0.4) });
-                self.expression(rng, n_inside, n_digits, tokens)?;
-                tokens.push(Token::Close);
-                left -= n_inside;
+            if self.brackets && n_operands > 1 && rng.chance(0.5) {
+                self.bracket(rng, n_operands, n_digits, tokens)?;
             } else {
-                let limit = 10i64.pow(n_digits as u32) - 1;
-                tokens.push(Token::Number(rng.between(if self.signs { -limit } else { 0 }, limit)));
-                left -= 1;
-            }
-            if left == 0 {
-                break;
-            }
-            // One division in a row, by a divisor of what stands before it: then every value on the way is whole.
-            if !divides && rng.chance(0.25) {
-                let (_, value) = reduce(tokens[start..].to_vec(), self.value_max)?;
-                tokens.extend([Token::Operator('/'), Token::Number(divisor(rng, value, n_digits))]);
-                left -= 1;
-                if left == 0 {
-                    break;
+                for i in 0..n_operands {
+                    if i > 0 {
+                        tokens.push(Token::Operator(*rng.choose(&['+', '-', '*'])));
+                    }
+                    dividend = tokens.len();
+                    tokens.push(Token::Number(self.number(rng, n_digits)));
                 }
             }
-            let operator = *rng.choose(&['+', '-', '*']);
-            divides = operator == '*';
-            tokens.push(Token::Operator(operator));
+            if left > 0 && rng.chance(0.25) {
+                let (_, value) = reduce(tokens[dividend..].to_vec(), self.value_max)?;
+                let divisor = divisor(rng, value, n_digits);
+                tokens.push(Token::Operator('/'));
+                let n_below = if self.brackets && rng.chance(0.25) { rng.between(1, left) } else { 1 };
+                left -= n_below;
+                match n_below {
+                    1 => tokens.push(Token::Number(divisor)),
+                    _ => self.bracket_of_value(rng, n_below, n_digits, divisor, tokens)?,
+                }
+            }
+            if left == 0 {
+                return Some(());
+            }
+            tokens.push(Token::Operator(*rng.choose(&['+', '-', '*'])));
         }
+    }
+
+    fn number(&self, rng: &mut Rng, n_digits: i64) -> i64 {
+        let limit = 10i64.pow(n_digits as u32) - 1;
+        rng.between(if self.signs { -limit } else { 0 }, limit)
+    }
+
+    fn bracket(&self, rng: &mut Rng, n_terms: i64, n_digits: i64, tokens: &mut Vec<Token>) -> Option<()> {
+        tokens.push(Token::Open { minus: self.signs && rng.chance(0.5) });
+        self.expression(rng, n_terms, n_digits, tokens)?;
+        tokens.push(Token::Close);
+        Some(())
+    }
+
+    /// `( … + 17 )`, whose last number is what the others lack to `value`.
+    fn bracket_of_value(
+        &self,
+        rng: &mut Rng,
+        n_terms: i64,
+        n_digits: i64,
+        value: i64,
+        tokens: &mut Vec<Token>,
+    ) -> Option<()> {
+        tokens.push(Token::Open { minus: self.signs && rng.chance(0.5) });
+        let start = tokens.len();
+        self.expression(rng, n_terms - 1, n_digits, tokens)?;
+        let (_, others) = reduce(tokens[start..].to_vec(), self.value_max)?;
+        let lacks = value - others;
+        let plus = if self.signs || lacks >= 0 { ('+', lacks) } else { ('-', -lacks) };
+        tokens.extend([Token::Operator(plus.0), Token::Number(plus.1), Token::Close]);
         Some(())
     }
 }
 
-/// A divisor of `value` with at most `n_digits` digits; any such number where the value is 0.
+/// A divisor of `value` with at most four digits; of `n_digits` where the value is 0 and any number divides it.
 fn divisor(rng: &mut Rng, value: i64, n_digits: i64) -> i64 {
-    let limit = 10i64.pow(n_digits as u32) - 1;
     if value == 0 {
-        return rng.between(1, limit);
+        return rng.between(1, 10i64.pow(n_digits as u32) - 1);
     }
-    let divisors: Vec<i64> = (1..=limit.min(value.abs())).filter(|d| value % d == 0).collect();
+    let divisors: Vec<i64> = (1..=value.abs().min(9999)).filter(|d| value % d == 0).collect();
     *rng.choose(&divisors)
 }
 

@@ -11,7 +11,7 @@ use crate::rng::Rng;
 pub(super) struct Gcd {
     /// How many numbers.
     numbers: Range,
-    /// The numbers.
+    /// The numbers; in a quarter of the questions a tenth as large, for most divisions of those are short.
     values: Range,
     wording: Wording,
 }
@@ -42,10 +42,12 @@ const OWN: [&str; 5] = [
 impl Task for Gcd {
     fn instance(&self, rng: &mut Rng) -> Instance {
         // Most pairs have no common divisor but 1; as in reasoning-gym, three draws look for one that has.
+        let Range(low, high) = self.values;
+        let values = Range(low, if rng.chance(0.25) { (high / 10).max(low) } else { high });
         let mut numbers = Vec::new();
         for _ in 0..3 {
             let n_numbers = self.numbers.draw(rng);
-            numbers = (0..n_numbers).map(|_| self.values.draw(rng)).collect();
+            numbers = (0..n_numbers).map(|_| values.draw(rng)).collect();
             if numbers.iter().copied().reduce(gcd) > Some(1) {
                 break;
             }

@@ -1,6 +1,6 @@
 //! Cases of operations on rows: products, norms, sums and rotations.
 
-use ops::{Gemm, GemmLayout, HeadLayout, NormRows, RopePairing, RopeScaling, RopeTable, TrainDevice};
+use ops::{Gemm, GemmLayout, HeadLayout, NormRows, Precision, RopePairing, RopeScaling, RopeTable, TrainDevice};
 
 use super::{Suite, both};
 use crate::conformance::arithmetic::{EPS, TINY, gamma, norm, rotation, sum};
@@ -13,10 +13,12 @@ pub(super) fn check<D: TrainDevice>(suite: &mut Suite<'_, D>) {
     for layout in [GemmLayout::Nt, GemmLayout::Nn, GemmLayout::Tn] {
         for dims in [[0, 3, 2], [3, 0, 2], [2, 3, 0], [1, 1, 1], [3, 17, 15], [17, 33, 16], [5, 16, 31], [65, 40, 33]] {
             for (gap, accumulate) in [(0, false), (2, true)] {
-                let g = Gemm { accumulate, ..Gemm::new(layout, dims) };
+                let g = Gemm { accumulate, precision: Precision::Highest, ..Gemm::new(layout, dims) };
                 gemm(suite, &mut rng, "gemm", g, gap);
+                gemm(suite, &mut rng, "gemm of high precision", Gemm { precision: Precision::High, ..g }, gap);
                 if layout == GemmLayout::Nt {
-                    gemm(suite, &mut rng, "gemm as inference", Gemm { as_inference: true, ..g }, gap);
+                    let precision = Precision::Inference;
+                    gemm(suite, &mut rng, "gemm as inference", Gemm { precision, ..g }, gap);
                 }
             }
         }
@@ -38,6 +40,15 @@ fn size(value: f32) -> f64 {
     f64::from(value.abs())
 }
 
+/// What rounding both factors may cost, relative to |a·b|.
+fn rounding(precision: Precision) -> f64 {
+    match precision {
+        Precision::Inference | Precision::Highest => 0.0,
+        // 2⁻¹⁶ of each factor, and the product of their second terms.
+        Precision::High => 3.1 / f64::from(1 << 16),
+    }
+}
+
 fn gemm<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, operation: &'static str, tight: Gemm, gap: usize) {
     let strides = [tight.a_stride, tight.b_stride, tight.c_stride].map(|stride| stride + gap);
     let g = Gemm { a_stride: strides[0], b_stride: strides[1], c_stride: strides[2], ..tight };
@@ -48,7 +59,7 @@ fn gemm<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, operation: &
     ops::Reference.gemm(&sizes, &magnitude(&a), &magnitude(&b), &mut terms);
     let inside = |at: usize| at / g.c_stride.max(1) < g.m && at % g.c_stride.max(1) < g.n;
     let bounds = terms.iter().enumerate().map(|(at, terms)| match inside(at) {
-        true => Bound::Within(sum(g.k) * size(*terms) * (1.0 + 2.0 * EPS) + TINY),
+        true => Bound::Within((sum(g.k) + rounding(g.precision)) * size(*terms) * (1.0 + 2.0 * EPS) + TINY),
         false => Bound::Bits,
     });
     let bounds: Vec<_> = bounds.collect();
@@ -75,7 +86,7 @@ fn groups<D: TrainDevice>(suite: &mut Suite<'_, D>, rng: &mut Random, layout: Ge
     };
     let g = Gemm::new(layout, dims).accumulate();
     let [a, b, c] = [0; 3].map(|_| rng.values(20 * d));
-    let bounds: Vec<_> = c.iter().map(|_| Bound::Within(sum(20) * 21.0)).collect();
+    let bounds: Vec<_> = c.iter().map(|_| Bound::Within((sum(20) + rounding(g.precision)) * 21.0)).collect();
     let values = both!(suite, dev => {
         let mut c = c.clone();
         dev.gemm_groups(&g, &offsets, &a, &b, &mut c);
