@@ -187,9 +187,10 @@ impl<'a, D: TrainDevice> Run<'a, D> {
             ModelStart::Config(_) | ModelStart::Shape(_) => None,
         };
         // A run keeps the tokenizer that it began with: another version of Minke may make other texts of the same recipe.
+        // Adapters lie without one; theirs is their model's.
         let tokenizer = match &found {
-            Some(found) => pretrained::tokenizer(&found.path).map_err(SetupError::from)?,
-            None => setup::tokenizer(recipe, model)?,
+            Some(found) if recipe.lora.is_none() => pretrained::tokenizer(&found.path).map_err(SetupError::from)?,
+            _ => setup::tokenizer(recipe, model)?,
         };
         let encoder = Arc::new(Encoder::new(&tokenizer.tokenizer, &tokenizer.config)?);
         let sources = Arc::new(setup::sources(recipe, &encoder)?);
