@@ -41,13 +41,8 @@ fn every_parameter_has_its_gradient_under_its_published_name() {
         assert!((loss - training.loss).abs() < 1e-4 * training.loss, "{name}: {loss} for {}", training.loss);
         for stats in training.gradients.iter().filter(|stats| !stats.name.contains(".experts.")) {
             let gradient = found.tensor(&stats.name).unwrap().to_f32().unwrap();
-            let values = || gradient.iter().map(|v| f64::from(*v));
-            let norm = values().map(|v| v * v).sum::<f64>().sqrt();
-            let typical = stats.norm / (gradient.len() as f64).sqrt();
-            let first = values().zip(&stats.first).map(|(v, first)| (v - first).abs() / (first.abs() + typical));
-            let off = first.fold((norm - stats.norm).abs() / stats.norm, f64::max);
-            let off = off.max((values().sum::<f64>() - stats.sum).abs() / (stats.sum.abs() + stats.norm));
-            assert!(off < 1e-4, "{name}: {}: off by {off:.1e}, norm {norm} for {stats:?}", stats.name);
+            let off = stats.distance(&gradient);
+            assert!(off < 1e-4, "{name}: {} is off by {off:.1e}: {stats:?}", stats.name);
         }
         let (_, weights) = oracle.weights().unwrap();
         let shapes = |file: &Checkpoint| -> BTreeSet<(String, Vec<usize>)> {

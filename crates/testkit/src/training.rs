@@ -19,6 +19,20 @@ pub struct GradientStats {
     pub first: Vec<f64>,
 }
 
+impl GradientStats {
+    /// The largest relative distance of a gradient to what is stored of it: of its norm, of its first values, which count as
+    /// no smaller than the typical one, and of its sum, which counts as no smaller than the norm.
+    #[must_use]
+    pub fn distance(&self, gradient: &[f32]) -> f64 {
+        let values = || gradient.iter().map(|v| f64::from(*v));
+        let norm = values().map(|v| v * v).sum::<f64>().sqrt();
+        let typical = self.norm / (gradient.len() as f64).sqrt();
+        let first = values().zip(&self.first).map(|(v, first)| (v - first).abs() / (first.abs() + typical));
+        let off = first.fold((norm - self.norm).abs() / self.norm, f64::max);
+        off.max((values().sum::<f64>() - self.sum).abs() / (self.sum.abs() + self.norm))
+    }
+}
+
 /// What training computes on prompt a.
 #[derive(Clone, Debug)]
 pub struct Training {

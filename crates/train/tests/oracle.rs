@@ -75,13 +75,8 @@ fn distance(name: &str, case: &mut Case, training: &Training) -> f64 {
     assert!(worst < TOLERANCE, "{name}: loss {} for {}", losses.total, training.loss);
     for stats in &training.gradients {
         let gradient = gradient_of(&case.net, &g, &stats.name);
-        let values = || gradient.iter().map(|v| f64::from(*v));
-        let norm = values().map(|v| v * v).sum::<f64>().sqrt();
-        let typical = stats.norm / (gradient.len() as f64).sqrt();
-        let first = values().zip(&stats.first).map(|(v, first)| (v - first).abs() / (first.abs() + typical));
-        let off = first.fold((norm - stats.norm).abs() / stats.norm, f64::max);
-        let off = off.max((values().sum::<f64>() - stats.sum).abs() / (stats.sum.abs() + stats.norm));
-        assert!(off < TOLERANCE, "{name}: {} is off by {off:.1e}: norm {norm}, {stats:?}", stats.name);
+        let off = stats.distance(&gradient);
+        assert!(off < TOLERANCE, "{name}: {} is off by {off:.1e}: {stats:?}", stats.name);
         worst = worst.max(off);
     }
     worst

@@ -151,7 +151,7 @@ impl Cpu {
     /// balanced over the threads.
     ///
     /// # Numerics
-    /// Every element is summed in f32 in an order of its own that depends on `k`, the layout and the level alone: bits change
+    /// Every element is summed in f32 in an order of its own that depends on `k`, layout, precision and level alone: bits change
     /// neither with the number of threads nor with the other rows, columns and products. Levels without tiles have the same
     /// bits whatever the precision, and so has every level where they are to be inference's.
     /// |err| ≤ (k + 2)·ε·(Σ|aᵢ·bᵢ| + |c|), to which [`Precision::High`] adds 3.1·2⁻¹⁶·Σ|aᵢ·bᵢ| with tiles; there numbers below
@@ -394,7 +394,8 @@ mod tests {
     fn neither_threads_nor_levels_nor_other_rows_change_a_bit() {
         for layout in LAYOUTS {
             let mut case = Case::new(layout, [203, 150, 70], 0);
-            for (precision, accumulate) in [Precision::Highest, Precision::High].into_iter().zip([false, true]) {
+            let precisions = [Precision::Highest, Precision::High];
+            for (precision, accumulate) in precisions.into_iter().flat_map(|p| [(p, false), (p, true)]) {
                 case.precision = precision;
                 let all = case.run(&Cpu::with(Level::detect(), 1), accumulate);
                 assert_eq!(all, case.run(&Cpu::with(Level::detect(), 3), accumulate));
