@@ -1,9 +1,9 @@
 //! Countdown: reach a target from given numbers with + - * /.
 //!
 //! The reasoning is a search backwards from the target: each number in turn comes last, what the others would have to give
-//! is written down, and so on until two are left, whose results are listed. Where numbers may be left out, all pairs are
-//! looked at first, then what three give, and so on. The order is always the same and nothing is skipped that fails, so
-//! that what is imitated is looking, not knowing.
+//! is written down, and so on until two are left, whose results are listed. Products and divisions that nobody knows by
+//! heart are worked out above. Where numbers may be left out, all pairs are looked at first, then what three give, and so
+//! on. The order is always the same and nothing is skipped that fails, so that what is imitated is looking, not knowing.
 //!
 //! A share of the solutions may leave the search out (`without_search`): right too, as a book prints them, and what a model
 //! that knows no solution learns from them is to guess. Reinforcement learning finds out which of the two pays.
@@ -21,7 +21,7 @@ use crate::rng::Rng;
 pub(super) struct Countdown {
     /// How many numbers.
     numbers: Range,
-    /// The numbers.
+    /// The numbers; three questions in ten have those of the television game (25, 50, 75, 100, and up to 10), if within it.
     values: Range,
     /// The target.
     targets: Range,
@@ -64,8 +64,10 @@ const GYM: [(&str, bool); 3] = [
     ("Calculate {target} using all of these numbers: {}.\nEach number may be used at most once.", true),
 ];
 /// Sentences, and whether they ask for all numbers.
-const OWN: [(&str, bool); 6] = [
+const OWN: [(&str, bool); 8] = [
     ("Use {} to make {target}", false),
+    ("Use {} to get {target}.", false),
+    ("How can I make {target} out of {}?", false),
     ("Make {target} from {}. You may leave numbers out.", false),
     ("Can you get {target} with {}? Each number at most once.", false),
     ("Reach {target} with all of the numbers {}, each exactly once.", true),
@@ -112,7 +114,14 @@ impl Task for Countdown {
 impl Countdown {
     /// Numbers, and a target that `n_used` of them reach when each is applied to the value so far.
     fn draw(&self, rng: &mut Rng, n_numbers: i64, n_used: i64) -> Option<(Vec<i64>, i64)> {
-        let mut numbers: Vec<i64> = (0..n_numbers).map(|_| self.values.draw(rng)).collect();
+        let Range(low, high) = self.values;
+        let as_on_television = low <= 10 && high >= 100 && rng.chance(0.3);
+        let number = |rng: &mut Rng| match as_on_television {
+            true if rng.chance(0.4) => *rng.choose(&[25, 50, 75, 100]),
+            true => rng.between(low, 10),
+            false => self.values.draw(rng),
+        };
+        let mut numbers: Vec<i64> = (0..n_numbers).map(|_| number(rng)).collect();
         let mut target = numbers[0];
         for number in &numbers[1..n_used as usize] {
             target = apply(target, *rng.choose(&['+', '-', '*', '/']), *number)?;
@@ -164,6 +173,17 @@ struct Paper {
     lines: Vec<String>,
     /// Pairs whose product stands above.
     multiplied: BTreeSet<(i64, i64)>,
+    /// Pairs whose division stands above.
+    divided: BTreeSet<(i64, i64)>,
+}
+
+impl Paper {
+    /// Writes down whether `number` divides `target`, unless it stands above or is plain.
+    fn divide(&mut self, target: i64, number: i64) {
+        if 1 < number && number < target && self.divided.insert((target, number)) {
+            self.lines.extend(steps::divides(target, number).0);
+        }
+    }
 }
 
 /// An expression's text, and whether it is a sum or difference at its top.
@@ -326,6 +346,7 @@ fn spell_pair(a: i64, b: i64, results: &[(i64, Expression)]) -> String {
 fn search_three(numbers: &[i64], target: i64, paper: &mut Paper) -> Option<Expression> {
     for at in distinct(numbers) {
         let last = numbers[at];
+        paper.divide(target, last);
         let (rest, moves) = (without(numbers, at), moves(numbers, at, target));
         let needs: Vec<String> = moves.iter().map(|way| way.need.to_string()).collect();
         let need_max = moves.iter().map(|way| way.need).max().unwrap_or(0);
@@ -350,6 +371,7 @@ fn search_three(numbers: &[i64], target: i64, paper: &mut Paper) -> Option<Expre
 /// Each way for a number to be the last of four, in an order that needs no insight: times first, where a division without
 /// rest says that it may well be right, then sums and differences.
 fn search_four(numbers: &[i64], target: i64, paper: &mut Paper) -> Option<Expression> {
+    distinct(numbers).for_each(|at| paper.divide(target, numbers[at]));
     let mut ways: Vec<Move> = distinct(numbers).flat_map(|at| moves(numbers, at, target)).collect();
     ways.sort_by_key(|way| way.way != Way::Times);
     ways.into_iter().find_map(|way| {
@@ -394,6 +416,7 @@ mod tests {
         assert_eq!(solution, "(25 + 3) * 7");
         let expected = [
             "last 25: need 171 221; 7, 3: 10 4 21, no",
+            "196 / 7: 19-2*7=5, 56-8*7=0, 28",
             "25 * 3: 5*3=15, 2*3+1=7, 75",
             "last 7: need 189 203 28; 25, 3: 28 22 75, 28",
             "25 + 3 = 28, 28 * 7 = 196",

@@ -218,6 +218,48 @@ fn subtract_times(a: i64, b: i64, times: i64) -> String {
     text.trim_end().to_owned()
 }
 
+/// Whether b divides a, both above 1 and a above b: the work that shows it, and the quotient where there is one. No work
+/// where a is less than twice b, where the last digits rule it out, or where the times table is known by heart.
+///
+/// The last column ends where the last digit of its product is not that of what is to be divided.
+pub(super) fn divides(a: i64, b: i64) -> (Option<String>, Option<i64>) {
+    let exact = (a % b == 0).then_some(a / b);
+    let last_digits_fit = (0..10).any(|digit| (digit * b - a) % 10 == 0);
+    if a < 2 * b || !last_digits_fit || (b < 10 && a < 10 * b) {
+        return (None, exact);
+    }
+    let verdict = exact.map_or_else(|| "no".to_owned(), |value| value.to_string());
+    if b < 10 {
+        return (Some(format!("{a} / {b}: {}, {verdict}", divide_columns(a, b).0)), exact);
+    }
+    let mut work = Vec::new();
+    let mut rest = 0;
+    let columns = digits(a);
+    for (place, digit) in columns.into_iter().enumerate().rev() {
+        rest = rest * 10 + digit;
+        let times = rest / b;
+        if times == 0 {
+            continue;
+        }
+        let product = b * times;
+        work.push(if a < 10 * b { times.to_string() } else { format!("{rest}: {times}") });
+        if times > 1 {
+            let columns = multiply_columns(b, times);
+            let is_seen = place == 0 && (rest - product) % 10 != 0;
+            match columns.split_once(", ").filter(|_| is_seen) {
+                Some((first, _)) => work.push(first.to_owned()),
+                None => work.extend([columns, product.to_string()]),
+            }
+        }
+        if place > 0 {
+            let (difference, _) = sum(rest, '-', product, -product);
+            work.push(difference);
+        }
+        rest -= product;
+    }
+    (Some(format!("{a} / {b}: {}, {verdict}", work.join(", "))), exact)
+}
+
 /// How often b fits into a, and what is left; numbers that are not negative.
 pub(super) fn divide_with_rest(a: i64, b: i64) -> Step {
     if a < 10 * b {
@@ -281,6 +323,31 @@ mod tests {
             }
         }
         assert!(n_held > 5000, "{n_held}");
+    }
+
+    #[test]
+    fn whether_a_number_divides_another_is_shown() {
+        let mut n_held = 0;
+        for (a, b) in (2..1200).flat_map(|a| (2..a.min(101)).map(move |b| (a, b))) {
+            let (work, exact) = divides(a, b);
+            assert_eq!(exact, (a % b == 0).then_some(a / b));
+            if let Some(work) = work {
+                let verdict = exact.map_or_else(|| "no".to_owned(), |value| value.to_string());
+                assert!(work.starts_with(&format!("{a} / {b}: ")) && work.ends_with(&format!(", {verdict}")), "{work}");
+                n_held += equations_hold(&work);
+            }
+        }
+        assert!(n_held > 50_000, "{n_held}");
+        assert_eq!(divides(161, 23).0.as_deref(), Some("161 / 23: 7, 3*7=21, 2*7+2=16, 161, 7"));
+        assert_eq!(divides(175, 23).0.as_deref(), Some("175 / 23: 7, 3*7=21, no"));
+        assert_eq!(
+            divides(468, 26).0.as_deref(),
+            Some("468 / 26: 46: 1, 46 - 26 = 20, 208: 8, 6*8=48, 2*8+4=20, 208, 18")
+        );
+        assert_eq!(divides(468, 7).0.as_deref(), Some("468 / 7: 46-6*7=4, 48-6*7=6, no"));
+        for plain in [(41, 23), (161, 24), (163, 35), (84, 9), (54, 9)] {
+            assert_eq!(divides(plain.0, plain.1).0, None);
+        }
     }
 
     #[test]
