@@ -1,9 +1,10 @@
 //! Countdown: reach a target from given numbers with + - * /.
 //!
-//! The reasoning is a search backwards from the target: each number in turn comes last, what the others would have to give
-//! is written down, and so on until two are left, whose results are listed. Products and divisions that nobody knows by
-//! heart are worked out above. Where numbers may be left out, all pairs are looked at first, then what three give, and so
-//! on. The order is always the same and nothing is skipped that fails, so that what is imitated is looking, not knowing.
+//! The reasoning puts the numbers in order and searches backwards from the target: each number in turn comes last, what the
+//! others would have to give is written down, and so on until two are left, whose results are listed. Products and divisions
+//! that nobody knows by heart are worked out above. Where numbers may be left out, all pairs are looked at first, then what
+//! three give, and so on. The order is always the same and nothing is skipped that fails, so that what is imitated is
+//! looking, not knowing.
 //!
 //! A share of the solutions may leave the search out (`without_search`): right too, as a book prints them, and what a model
 //! that knows no solution learns from them is to guess. Reinforcement learning finds out which of the two pays.
@@ -157,7 +158,7 @@ impl Solved {
     fn new(numbers: Vec<i64>, target: i64, all: bool) -> Option<Self> {
         let mut descending = numbers.clone();
         descending.sort_unstable_by(|a, b| b.cmp(a));
-        let mut paper = Paper::default();
+        let mut paper = Paper { lines: vec![comma_list(&descending)], ..Paper::default() };
         let solution = if all || numbers.len() > 4 {
             search_all(&descending, target, &mut paper)
         } else {
@@ -415,6 +416,7 @@ mod tests {
         let (solution, lines) = solve(&[25, 7, 3], 196, true).expect("a solution");
         assert_eq!(solution, "(25 + 3) * 7");
         let expected = [
+            "25, 7, 3",
             "last 25: need 171 221; 7, 3: 10 4 21, no",
             "196 / 7: 19-2*7=5, 56-8*7=0, 28",
             "25 * 3: 5*3=15, 2*3+1=7, 75",
@@ -424,8 +426,12 @@ mod tests {
         assert_eq!(lines, expected);
         let (solution, lines) = solve(&[90, 20, 9], 61, true).expect("a solution");
         assert_eq!(solution, "90 - (20 + 9)");
-        let expected =
-            ["20 * 9: 0*9=0, 2*9=18, 180", "last 90: need 29 151; 20, 9: 29 11 180, 29", "20 + 9 = 29, 90 - 29 = 61"];
+        let expected = [
+            "90, 20, 9",
+            "20 * 9: 0*9=0, 2*9=18, 180",
+            "last 90: need 29 151; 20, 9: 29 11 180, 29",
+            "20 + 9 = 29, 90 - 29 = 61",
+        ];
         assert_eq!(lines, expected);
         assert!(solve(&[2, 2, 2], 999, true).is_none());
     }
@@ -435,6 +441,7 @@ mod tests {
         let (solution, lines) = solve(&[3, 7, 25, 50], 175, false).expect("a solution");
         assert_eq!(solution, "25 * 7");
         let expected = [
+            "50, 25, 7, 3",
             "need 175; 50, 25: 75 25 2, no",
             "50 * 7: 0*7=0, 5*7=35, 350",
             "need 175; 50, 7: 57 43 350, no",
