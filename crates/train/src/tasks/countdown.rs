@@ -182,7 +182,7 @@ impl Paper {
     /// Writes down whether `number` divides `target`, unless it stands above or is plain.
     fn divide(&mut self, target: i64, number: i64) {
         if 1 < number && number < target && self.divided.insert((target, number)) {
-            self.lines.extend(steps::divides(target, number).0);
+            self.lines.extend(steps::divides(target, number));
         }
     }
 }

@@ -218,24 +218,22 @@ fn subtract_times(a: i64, b: i64, times: i64) -> String {
     text.trim_end().to_owned()
 }
 
-/// Whether b divides a, both above 1 and a above b: the work that shows it, and the quotient where there is one. No work
-/// where a is less than twice b, where the last digits rule it out, or where the times table is known by heart.
+/// The work that shows whether b divides a, both above 1 and a above b; it ends in the quotient or in `no`. None where a is
+/// less than twice b, where the last digits rule it out, or where the times table is known by heart.
 ///
 /// The last column ends where the last digit of its product is not that of what is to be divided.
-pub(super) fn divides(a: i64, b: i64) -> (Option<String>, Option<i64>) {
-    let exact = (a % b == 0).then_some(a / b);
+pub(super) fn divides(a: i64, b: i64) -> Option<String> {
     let last_digits_fit = (0..10).any(|digit| (digit * b - a) % 10 == 0);
     if a < 2 * b || !last_digits_fit || (b < 10 && a < 10 * b) {
-        return (None, exact);
+        return None;
     }
-    let verdict = exact.map_or_else(|| "no".to_owned(), |value| value.to_string());
+    let verdict = if a % b == 0 { (a / b).to_string() } else { "no".to_owned() };
     if b < 10 {
-        return (Some(format!("{a} / {b}: {}, {verdict}", divide_columns(a, b).0)), exact);
+        return Some(format!("{a} / {b}: {}, {verdict}", divide_columns(a, b).0));
     }
     let mut work = Vec::new();
     let mut rest = 0;
-    let columns = digits(a);
-    for (place, digit) in columns.into_iter().enumerate().rev() {
+    for (place, digit) in digits(a).into_iter().enumerate().rev() {
         rest = rest * 10 + digit;
         let times = rest / b;
         if times == 0 {
@@ -257,7 +255,7 @@ pub(super) fn divides(a: i64, b: i64) -> (Option<String>, Option<i64>) {
         }
         rest -= product;
     }
-    (Some(format!("{a} / {b}: {}, {verdict}", work.join(", "))), exact)
+    Some(format!("{a} / {b}: {}, {verdict}", work.join(", ")))
 }
 
 /// How often b fits into a, and what is left; numbers that are not negative.
@@ -329,24 +327,22 @@ mod tests {
     fn whether_a_number_divides_another_is_shown() {
         let mut n_held = 0;
         for (a, b) in (2..1200).flat_map(|a| (2..a.min(101)).map(move |b| (a, b))) {
-            let (work, exact) = divides(a, b);
-            assert_eq!(exact, (a % b == 0).then_some(a / b));
-            if let Some(work) = work {
-                let verdict = exact.map_or_else(|| "no".to_owned(), |value| value.to_string());
+            if let Some(work) = divides(a, b) {
+                let verdict = (a % b == 0).then_some(a / b).map_or_else(|| "no".to_owned(), |value| value.to_string());
                 assert!(work.starts_with(&format!("{a} / {b}: ")) && work.ends_with(&format!(", {verdict}")), "{work}");
                 n_held += equations_hold(&work);
             }
         }
         assert!(n_held > 50_000, "{n_held}");
-        assert_eq!(divides(161, 23).0.as_deref(), Some("161 / 23: 7, 3*7=21, 2*7+2=16, 161, 7"));
-        assert_eq!(divides(175, 23).0.as_deref(), Some("175 / 23: 7, 3*7=21, no"));
+        assert_eq!(divides(161, 23).as_deref(), Some("161 / 23: 7, 3*7=21, 2*7+2=16, 161, 7"));
+        assert_eq!(divides(175, 23).as_deref(), Some("175 / 23: 7, 3*7=21, no"));
         assert_eq!(
-            divides(468, 26).0.as_deref(),
+            divides(468, 26).as_deref(),
             Some("468 / 26: 46: 1, 46 - 26 = 20, 208: 8, 6*8=48, 2*8+4=20, 208, 18")
         );
-        assert_eq!(divides(468, 7).0.as_deref(), Some("468 / 7: 46-6*7=4, 48-6*7=6, no"));
+        assert_eq!(divides(468, 7).as_deref(), Some("468 / 7: 46-6*7=4, 48-6*7=6, no"));
         for plain in [(41, 23), (161, 24), (163, 35), (84, 9), (54, 9)] {
-            assert_eq!(divides(plain.0, plain.1).0, None);
+            assert_eq!(divides(plain.0, plain.1), None);
         }
     }
 
